@@ -1,0 +1,352 @@
+"""The decoder of Qwen2, Qwen3 and Llama, from scratch, in one file.
+
+Parameter names are Hugging Face's own, so a checkpoint loads without renaming and what we save opens in `transformers`.
+The three families differ in four fields of `Config`: biases on q/k/v (Qwen2), a norm on each head's q and k (Qwen3), RoPE
+scaling (Llama 3) and a head tied to the embedding. Left out on purpose: dropout, sliding windows, mixtures of experts.
+
+What training one layer needs is that a forward pass can be cut in two: `run_layers(x, ..., start=k)` takes the hidden states
+that enter layer k, so whatever lies below k is computed once and never again. Its `cache` says which keys each position sees:
+
+    None       only those of this pass
+    KVCache    those stored by earlier passes too: preallocated and written in place, for generation
+    Prefix     the prompt's, computed once and shared by all its completions; keeps the graph, for training
+"""
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+
+@dataclass
+class Config:
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    model_type: str = "qwen3"
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 1e6
+    rope_scaling: dict | None = None  # Llama 3's; None: plain RoPE
+    tie_word_embeddings: bool = True
+    max_position_embeddings: int = 4096
+
+    @property
+    def qkv_bias(self):
+        return self.model_type == "qwen2"
+
+    @property
+    def qk_norm(self):
+        return self.model_type == "qwen3"
+
+    @classmethod
+    def from_hf(cls, hf):
+        """The Config of a Hugging Face `config.json`, given as a dict. ValueError names a field we do not support."""
+
+        def need(field, supported, value):
+            if value not in supported:
+                raise ValueError(f"config.json: {field} is {value!r}; supported: {', '.join(map(repr, supported))}")
+
+        need("model_type", ("qwen2", "qwen3", "llama"), hf.get("model_type"))
+        need("hidden_act", ("silu",), hf.get("hidden_act", "silu"))
+        need("use_sliding_window", (False, None), hf.get("use_sliding_window"))
+        need("attention_bias", (False, None), hf.get("attention_bias"))
+        need("mlp_bias", (False, None), hf.get("mlp_bias"))
+        need("layer_types", ("full_attention",), next((t for t in hf.get("layer_types") or [] if t != "full_attention"), "full_attention"))
+        # transformers 5 keeps all of RoPE in `rope_parameters`, transformers 4 at the top level and in `rope_scaling`.
+        rope = {"rope_theta": hf.get("rope_theta"), **(hf.get("rope_scaling") or {}), **(hf.get("rope_parameters") or {})}
+        rope_type = rope.get("rope_type", rope.get("type", "default"))
+        need("rope_type", ("default", "llama3"), rope_type)
+        factors = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        for field in (*sizes, *factors) if rope_type == "llama3" else sizes:
+            value = rope.get(field) if field in factors else hf.get(field)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+                raise ValueError(f"config.json: {field} is {value!r}; it must be a positive number")
+        heads = hf["num_attention_heads"]
+        kv_heads = hf.get("num_key_value_heads") or heads
+        if heads % kv_heads:
+            raise ValueError(f"config.json: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
+        return cls(
+            **{field: hf[field] for field in sizes},
+            num_key_value_heads=kv_heads,
+            head_dim=hf.get("head_dim") or hf["hidden_size"] // heads,
+            model_type=hf["model_type"],
+            rms_norm_eps=hf.get("rms_norm_eps", 1e-6),
+            rope_theta=rope["rope_theta"] or 10000.0,
+            rope_scaling={name: rope[name] for name in factors} if rope_type == "llama3" else None,
+            tie_word_embeddings=bool(hf.get("tie_word_embeddings", False)),
+            max_position_embeddings=hf.get("max_position_embeddings", 4096),
+        )
+
+    def to_hf(self):
+        """The dict that `transformers` (4 and 5) reads back."""
+        hf = asdict(self)
+        if self.rope_scaling:
+            hf["rope_scaling"] = {"rope_type": "llama3", **self.rope_scaling}
+        family = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama"}[self.model_type]
+        return {"architectures": [f"{family}ForCausalLM"], "hidden_act": "silu", **hf}
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, size, eps):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x):
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+def rope_tables(config, positions):
+    """cos and sin of RoPE's angles at `positions` (B, T): two tensors (B, 1, T, head_dim). RoFormer, arXiv 2104.09864."""
+    exponent = torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.float32) / config.head_dim
+    frequency = config.rope_theta**-exponent  # (head_dim / 2,)
+    if config.rope_scaling:  # Llama 3: long wavelengths are stretched by `factor`, short ones kept, those between blended
+        s = config.rope_scaling
+        turns = s["original_max_position_embeddings"] * frequency / (2 * math.pi)
+        keep = (turns - s["low_freq_factor"]) / (s["high_freq_factor"] - s["low_freq_factor"])
+        keep = keep.clamp(0, 1)
+        frequency = keep * frequency + (1 - keep) * frequency / s["factor"]
+    angle = positions[:, None, :, None].float() * frequency  # (B, 1, T, head_dim / 2)
+    angle = torch.cat([angle, angle], dim=-1)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x, cos, sin):
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+class Attention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = c = config
+        self.q_proj = nn.Linear(c.hidden_size, c.num_attention_heads * c.head_dim, bias=c.qkv_bias)
+        self.k_proj = nn.Linear(c.hidden_size, c.num_key_value_heads * c.head_dim, bias=c.qkv_bias)
+        self.v_proj = nn.Linear(c.hidden_size, c.num_key_value_heads * c.head_dim, bias=c.qkv_bias)
+        self.o_proj = nn.Linear(c.num_attention_heads * c.head_dim, c.hidden_size, bias=False)
+        if c.qk_norm:
+            self.q_norm = RMSNorm(c.head_dim, c.rms_norm_eps)
+            self.k_norm = RMSNorm(c.head_dim, c.rms_norm_eps)
+
+    def forward(self, x, rope, mask, extend):
+        """x (B, T, D) -> (B, T, D). `extend` turns this pass's keys and values into all that its queries may see."""
+        B, T, _ = x.shape
+        q, k, v = (proj(x).view(B, T, -1, self.config.head_dim) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        if self.config.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)  # per head, before RoPE
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, heads, T, head_dim)
+        q, k = rotate(q, *rope), rotate(k, *rope)
+        k, v = extend(k, v)  # (B, kv_heads, S, head_dim)
+        # Query heads that share a key head become more query rows of that head: no copy of k and v is made.
+        kv_heads = k.shape[1]
+        shared = q.shape[1] // kv_heads
+        q = q.reshape(B, kv_heads, shared * T, -1)
+        if mask is not None and T > 1:
+            mask = mask.repeat(1, 1, shared, 1)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.o_proj(out.view(B, -1, T, self.config.head_dim).transpose(1, 2).reshape(B, T, -1))
+
+
+class MLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x, rope, mask, extend):
+        x = x + self.self_attn(self.input_layernorm(x), rope, mask, extend)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class KVCache:
+    """Keys and values of every layer, preallocated: `slots` positions for each of `batch` rows. Written in place, no graph."""
+
+    def __init__(self, config, batch, slots, dtype, device):
+        shape = (batch, config.num_key_value_heads, slots, config.head_dim)
+        self.layers = [[torch.empty(shape, dtype=dtype, device=device) for _ in "kv"] for _ in range(config.num_hidden_layers)]
+        self.length = 0  # slots filled; whoever runs the layers moves it on once all of them have written
+
+    def extend(self, layer, k, v):
+        end = self.length + k.shape[2]
+        for stored, new in zip(self.layers[layer], (k, v)):
+            stored[:, :, self.length : end] = new
+        return [stored[:, :, :end] for stored in self.layers[layer]]  # never more than is filled: attention grows with the text
+
+    def fill_from(self, other, group_size):
+        """Copy a prefilled cache of P rows into this one of P * group_size rows."""
+        self.length = other.length
+        for mine, theirs in zip(self.layers, other.layers):
+            for stored, prompt in zip(mine, theirs):
+                stored[:, :, : self.length] = prompt.repeat_interleave(group_size, dim=0)
+
+    def keep(self, rows):
+        """Drop every row but `rows` (an index tensor)."""
+        self.layers = [[stored[rows] for stored in layer] for layer in self.layers]
+
+
+class Prefix:
+    """Keys and values of the prompts, graph and all. Run the prompts through the layers once, set `rows` to the prompt of
+    each completion (an index tensor), and the completions attend to their prompt as if it stood before each of them."""
+
+    def __init__(self):
+        self.layers, self.rows = {}, None
+
+    def extend(self, layer, k, v):
+        if self.rows is None:
+            self.layers[layer] = (k, v)
+            return k, v
+        return [torch.cat([prompt[self.rows], new], dim=2) for prompt, new in zip(self.layers[layer], (k, v))]
+
+
+class Decoder(nn.Module):
+    """Holds the parameters that Hugging Face names `model.*`."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class Transformer(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        self.init_weights()
+
+    def init_weights(self):
+        """1/sqrt(fan_in), what adds to the residual stream smaller by the depth: what our embedded base starts from."""
+        depth = math.sqrt(2 * self.config.num_hidden_layers)
+        for name, weight in self.named_parameters():
+            if weight.dim() == 2:
+                std = weight.shape[1] ** -0.5
+                nn.init.normal_(weight, std=std / depth if name.endswith(("o_proj.weight", "down_proj.weight")) else std)
+            elif name.endswith(".bias"):
+                nn.init.zeros_(weight)
+
+    def forward(self, tokens):
+        """tokens (B, T) int64 -> logits (B, T, vocab_size)."""
+        B, T = tokens.shape
+        positions = torch.arange(T, device=tokens.device)[None]  # (1, T)
+        mask = positions[:, None, None, :] <= positions[:, None, :, None]  # (1, 1, T, T): each sees itself and what came before
+        x = self.run_layers(self.model.embed_tokens(tokens), positions, mask)
+        return self.lm_head(self.model.norm(x))
+
+    def run_layers(self, x, positions, mask, cache=None, start=0, stop=None):
+        """Hidden states entering layer `start` -> those leaving layer `stop - 1`; the defaults run the whole stack.
+
+        x (B, T, D); positions (B or 1, T); mask (B or 1, 1, T, S), True where a query may look, or None for everywhere.
+        """
+        rope = [table.to(x.dtype) for table in rope_tables(self.config, positions)]
+        for i in range(self.config.num_hidden_layers)[start:stop]:
+            extend = (lambda k, v, i=i: cache.extend(i, k, v)) if cache else lambda k, v: (k, v)
+            x = self.model.layers[i](x, rope, mask, extend)
+        return x
+
+    @classmethod
+    def from_pretrained(cls, path, *, dtype=torch.float32, device="cpu"):
+        """Open a Hugging Face folder: `config.json` and `model.safetensors`, or shards with `model.safetensors.index.json`.
+
+        Tensor by tensor from a memory map: the peak is the model plus one tensor. ValueError or FileNotFoundError, one line,
+        names the file and the field or tensor that is wrong.
+        """
+        path = Path(path)
+        config = Config.from_hf(read_json(path / "config.json"))
+        with torch.device("meta"):  # shapes without memory
+            model = cls(config)
+        wanted = dict(model.named_parameters())
+        loaded = {}
+        for file in weight_files(path):
+            try:
+                with safe_open(file, framework="pt") as tensors:
+                    for name in tensors.keys():
+                        if name == "lm_head.weight" and config.tie_word_embeddings:
+                            continue  # some tied checkpoints ship the head all the same
+                        if name not in wanted:
+                            raise ValueError(f"{file}: tensor {name} does not belong to a {config.model_type} model of this config.json")
+                        tensor = tensors.get_tensor(name)
+                        if tensor.shape != wanted[name].shape:
+                            raise ValueError(
+                                f"{file}: tensor {name} has shape {list(tensor.shape)}; config.json asks for {list(wanted[name].shape)}"
+                            )
+                        loaded[name] = tensor.to(device=device, dtype=dtype, copy=True)
+            except SafetensorError as error:
+                raise ValueError(f"{file}: not a whole safetensors file ({error}); download it again") from None
+        missing = sorted(set(wanted) - set(loaded))
+        if missing:
+            raise ValueError(f"{path}: tensor {missing[0]} is missing from the weights ({len(missing)} missing in all)")
+        model.load_state_dict(loaded, strict=False, assign=True)  # checked above; a tied head is not a tensor of its own
+        if config.tie_word_embeddings:
+            model.lm_head.weight = model.model.embed_tokens.weight
+        return model
+
+    def save_pretrained(self, path):
+        """Write `config.json` and `model.safetensors`; `transformers` opens the folder."""
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        tensors = {name: weight.detach().contiguous() for name, weight in self.named_parameters()}  # a tied head counts once
+        dtype = str(self.lm_head.weight.dtype).removeprefix("torch.")
+        save_file(tensors, path / "model.safetensors.part", metadata={"format": "pt"})
+        os.replace(path / "model.safetensors.part", path / "model.safetensors")
+        (path / "config.json").write_text(json.dumps({**self.config.to_hf(), "torch_dtype": dtype}, indent=1))
+
+
+def weight_files(path):
+    """The safetensors files of a checkpoint folder: one, or the shards its index names."""
+    index = path / "model.safetensors.index.json"
+    if (path / "model.safetensors").exists():
+        return [path / "model.safetensors"]
+    if index.exists():
+        files = sorted({path / name for name in read_json(index).get("weight_map", {}).values()})
+        for file in files:
+            if not file.exists():
+                raise FileNotFoundError(f"{file}: a shard that {index.name} names is missing")
+        return files
+    if pickles := sorted(path.glob("*.bin")):
+        raise ValueError(
+            f"{pickles[0]}: pickled weights can run code when opened and are not supported; convert them with "
+            "transformers: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)"
+        )
+    raise FileNotFoundError(f"{path}: holds neither model.safetensors nor model.safetensors.index.json")
+
+
+def read_json(path):
+    """A JSON object from a file, or one line that names the file."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; --model wants a folder in Hugging Face format")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: holds a {type(value).__name__}; it must be a JSON object")
+    return value

@@ -1,0 +1,389 @@
+"""Rollouts, advantages, the clipped loss and one update: everything between a prompt and a changed weight.
+
+    rollout            prompts -> completions and the log-probabilities they were sampled with
+    group_advantages   rewards -> advantages (GRPO, Dr. GRPO); gigpo_advantages for agents
+    score              completions -> log-probabilities again, this time with a graph
+    policy_loss        the clipped surrogate, as GRPO, Dr. GRPO or per token
+    update             one optimizer step (or a few) on the parameters that train
+
+Both passes over the model have one shape: each prompt but its last token is run once and shared by its group, then the
+completions follow, the prompt's last token in front of each. So a training pass handles P prompts and P * G completions, not
+P * G copies of both; and since layers below the first trained one (`start`) never change, the hidden states that enter it
+during sampling are kept, and training begins there.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+from model import KVCache, Prefix
+
+
+@dataclass
+class Rollout:
+    """P prompts and P * G completions, prompt-major: completion i answers prompt i // group_size."""
+
+    prompts: list  # P lists of token ids
+    group_size: int
+    completions: list = field(default_factory=list)  # P * G lists, the ending token included where one was sampled
+    logprobs: list = field(default_factory=list)  # the same shape: natural log, of the distribution sampled from
+    truncated: list = field(default_factory=list)  # P * G bools: cut at max_new_tokens, no ending token
+    prompt_hidden: list | None = None  # P tensors (len - 1, D): the states that entered layer `start` ...
+    hidden: list | None = None  # ... and P * G tensors (len, D): those of the positions that predict the completion
+
+
+def pad(rows, device, value=0):
+    """Ragged lists or tensors -> a right-padded tensor (N, T, ...) and its mask (N, T), True on what is real."""
+    rows = [torch.as_tensor(row) if len(row) else torch.zeros(0, dtype=torch.long) for row in rows]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value).to(device)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    return padded, torch.arange(padded.shape[1], device=device) < lengths[:, None]
+
+
+def causal(T, device):
+    return torch.ones(T, T, dtype=torch.bool, device=device).tril()
+
+
+def sample(logits, temperature, uniform):
+    """One token a row from softmax(logits / temperature), by inverting its distribution function at `uniform` in (0, 1].
+
+    logits (B, V), uniform (B,) -> tokens (B,), logprobs (B,). Temperature 0 takes the likeliest token, with log-probability 0.
+    """
+    if temperature == 0:
+        return logits.argmax(-1), torch.zeros_like(uniform)
+    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
+    cumulative = logprobs.exp().cumsum(-1)
+    token = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None])  # never one of probability 0
+    return token[:, 0], logprobs.gather(1, token)[:, 0]
+
+
+@torch.no_grad()
+def rollout(model, prompts, *, group_size, max_new_tokens, temperature, eos_id, generator=None, start=0):
+    """Sample `group_size` completions of every prompt, all in one batch.
+
+    prompts: non-empty token lists of any lengths. eos_id: the id that ends a completion, or several. `start`: keep the hidden
+    states that enter this layer, for `score`. Returns a Rollout. ValueError for an empty prompt or one too long for the model.
+    """
+    device, dtype = model.lm_head.weight.device, model.lm_head.weight.dtype
+    longest = max(len(prompt) for prompt in prompts)
+    if min(len(prompt) for prompt in prompts) == 0:
+        raise ValueError("a prompt is empty: it needs at least one token")
+    if longest + max_new_tokens > model.config.max_position_embeddings:
+        raise ValueError(
+            f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the model's context of "
+            f"{model.config.max_position_embeddings}: lower --max-tokens or shorten the prompt"
+        )
+    G, B = group_size, len(prompts) * group_size
+    ends = torch.tensor([eos_id] if isinstance(eos_id, int) else sorted(eos_id), device=device)
+    out = Rollout(prompts, G)
+
+    # Prefill: every prompt but its last token, once for its whole group.
+    prefix, real = pad([prompt[:-1] for prompt in prompts], device)  # (P, Tp)
+    P, Tp = prefix.shape
+    cache = KVCache(model.config, B, Tp + max_new_tokens, dtype, device)
+    if Tp:
+        prefill = KVCache(model.config, P, Tp, dtype, device)
+        positions = torch.arange(Tp, device=device)[None]
+        x = model.model.embed_tokens(prefix)  # (P, Tp, D)
+        x = model.run_layers(x, positions, causal(Tp, device)[None, None], prefill, stop=start)
+        if start:
+            out.prompt_hidden = [row[:n] for row, n in zip(x, real.sum(1).tolist())]
+        model.run_layers(x, positions, causal(Tp, device)[None, None], prefill, start=start)
+        prefill.length = Tp
+        cache.fill_from(prefill, G)
+        del prefill
+
+    # Decode: one token a row and step. Slots are the same for all rows, padding between prompt and answer is masked.
+    mask = None
+    if not real.all():
+        seen = torch.cat([real, real.new_ones(P, max_new_tokens)], dim=1)
+        mask = seen.repeat_interleave(G, dim=0)[:, None, None, :]  # (B, 1, 1, Tp + max_new_tokens)
+    position = real.sum(1).repeat_interleave(G)[:, None]  # (B, 1)
+    token = torch.tensor([prompt[-1] for prompt in prompts], device=device).repeat_interleave(G)
+    tokens = torch.zeros(B, max_new_tokens, dtype=torch.long, device=device)
+    logprobs = torch.zeros(B, max_new_tokens, device=device)
+    hidden = torch.empty(B, max_new_tokens if start else 0, model.config.hidden_size, dtype=dtype, device=device)
+    rows = torch.arange(B, device=device)  # which completions are still in the batch
+    ended = torch.zeros(B, dtype=torch.bool, device=device)
+    for t in range(max_new_tokens):
+        step_mask = None if mask is None else mask[..., : Tp + t + 1]
+        x = model.model.embed_tokens(token)[:, None]  # (rows, 1, D)
+        if start:
+            x = model.run_layers(x, position + t, step_mask, cache, stop=start)
+            hidden[rows, t] = x[:, 0]
+        x = model.run_layers(x, position + t, step_mask, cache, start=start)
+        cache.length += 1
+        # Numbers are drawn for all rows, so what a row samples does not depend on which others have left.
+        uniform = 1 - torch.rand(B, generator=generator, device=device)[rows]
+        token, logprob = sample(model.lm_head(model.model.norm(x[:, 0])), temperature, uniform)
+        tokens[rows, t], logprobs[rows, t] = token, logprob
+        ended |= torch.isin(token, ends)
+        if device.type == "cpu" or t % 16 == 15:  # asking a GPU how many have ended makes it wait
+            alive = (~ended).nonzero()[:, 0]
+            if len(alive) == 0:
+                break
+            if len(alive) <= 0.75 * len(rows):  # moving the cache costs about as much as a step
+                rows, token, position, ended = rows[alive], token[alive], position[alive], ended[alive]
+                mask = None if mask is None else mask[alive]
+                cache.keep(alive)
+
+    hit = torch.isin(tokens, ends)
+    hit[:, t + 1 :] = False  # never written
+    lengths = torch.where(hit.any(1), hit.int().argmax(1) + 1, t + 1).tolist()
+    out.truncated = (~hit.any(1)).tolist()
+    out.completions = [row[:n] for row, n in zip(tokens.tolist(), lengths)]
+    out.logprobs = [row[:n] for row, n in zip(logprobs.tolist(), lengths)]
+    if start:
+        out.hidden = [row[:n] for row, n in zip(hidden, lengths)]
+    return out
+
+
+# ---------------------------------------------------------------------------------------------------- advantages
+
+
+def group_advantages(rewards, normalize="std"):
+    """How much better a completion did than its group: rewards (P, G) -> advantages (P, G).
+
+    "std": GRPO, arXiv 2402.03300 section 4.1.2, (r - mean) / (std + 1e-6), sample standard deviation.
+    "none": Dr. GRPO, arXiv 2503.20783, r - mean. A group without spread has nothing to tell and gets exactly 0.
+    """
+    rewards = torch.as_tensor(rewards, dtype=torch.float32)
+    centered = rewards - rewards.mean(dim=1, keepdim=True)
+    spread = rewards.amax(1, keepdim=True) > rewards.amin(1, keepdim=True)  # rounding of the mean must not pass for signal
+    if normalize == "std":
+        std = centered.square().sum(1, keepdim=True) / max(rewards.shape[1] - 1, 1)
+        centered = centered / (std.sqrt() + 1e-6)
+    elif normalize != "none":
+        raise ValueError(f'normalize is {normalize!r}; it must be "std" or "none"')
+    return torch.where(spread, centered, 0.0)
+
+
+def gigpo_advantages(episode_return, step_return, group, trajectory, anchor, *, step_weight=1.0, normalize="none"):
+    """Advantages of an agent's steps, one entry per environment step: lists or tensors of N -> (N,).
+
+    A = A_episode + step_weight * A_step: GiGPO, arXiv 2505.10978, equations 3 to 8. The episode level compares the total
+    returns of a group's trajectories, each counted once; the step level compares the discounted returns that followed from
+    one and the same state (`anchor`, any hashable) within a group. A state visited once gets A_step = 0.
+    """
+
+    def relative(keys, values):
+        members = {}
+        for i, key in enumerate(keys):
+            members.setdefault(key, []).append(i)
+        advantages = torch.zeros(len(values))
+        for indices in members.values():
+            advantages[indices] = group_advantages(values[None, indices], normalize)[0]
+        return advantages
+
+    episode_return = torch.as_tensor(episode_return, dtype=torch.float32)
+    step_return = torch.as_tensor(step_return, dtype=torch.float32)
+    group, trajectory = [int(g) for g in group], [int(t) for t in trajectory]
+    first = {}  # (group, trajectory) -> one of its steps, which stands for the episode
+    for i, key in enumerate(zip(group, trajectory)):
+        first.setdefault(key, i)
+    episodes = relative([g for g, _ in first], episode_return[list(first.values())])
+    of_episode = dict(zip(first, episodes.tolist()))
+    episode_level = torch.tensor([of_episode[key] for key in zip(group, trajectory)])
+    return episode_level + step_weight * relative(list(zip(group, anchor)), step_return)
+
+
+# ---------------------------------------------------------------------------------------------------- the loss
+
+
+def token_logprobs(x, weight, tokens, temperature, chunk=2**25):
+    """log softmax(x @ weight.T / temperature) at `tokens`: x (N, D), weight (V, D), tokens (N,) -> (N,), in fp32.
+
+    At most `chunk` logits exist at a time; with more than one chunk, the backward pass computes them again.
+    """
+
+    def some(x, tokens):
+        logits = (x @ weight.T).float() / temperature
+        return logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+
+    size = max(1, chunk // len(weight))
+    if len(x) <= size:
+        return some(x, tokens)
+    parts = zip(x.split(size), tokens.split(size))
+    return torch.cat([checkpoint(some, *part, use_reentrant=False) for part in parts])
+
+
+def score(model, batch, rows, temperature, start=0):
+    """Log-probabilities of the completions `rows` (a list of indices) of a Rollout, with a graph through layers start...
+
+    Returns logprobs (R, T) and mask (R, T); what the mask leaves out is 0.
+    """
+    device = model.lm_head.weight.device
+    which = sorted({row // batch.group_size for row in rows})  # the prompts these rows need
+    prompt_of = torch.tensor([which.index(row // batch.group_size) for row in rows], device=device)  # (R,)
+    prefix, real = pad([batch.prompts[p][:-1] for p in which], device)  # (P, Tp)
+    tokens, mask = pad([batch.completions[row] for row in rows], device)  # (R, T)
+    last = torch.tensor([batch.prompts[p][-1] for p in which], device=device)[prompt_of]
+    if start and batch.hidden is not None:
+        x = pad([batch.hidden[row] for row in rows], device)[0]  # (R, T, D)
+        prompt_x = pad([batch.prompt_hidden[p] for p in which], device)[0] if prefix.shape[1] else None  # (P, Tp, D)
+    else:
+        x = model.model.embed_tokens(torch.cat([last[:, None], tokens[:, :-1]], dim=1))
+        prompt_x = model.model.embed_tokens(prefix)
+        start = 0
+
+    Tp, T = prefix.shape[1], tokens.shape[1]
+    cache = Prefix()
+    if Tp:
+        positions = torch.arange(Tp, device=device)[None]
+        model.run_layers(prompt_x, positions, causal(Tp, device)[None, None], cache, start=start)
+        cache.rows = prompt_of
+    positions = real.sum(1)[prompt_of][:, None] + torch.arange(T, device=device)  # (R, T)
+    seen = torch.cat([real[prompt_of][:, None, :].expand(-1, T, -1), causal(T, device).expand(len(rows), -1, -1)], dim=2)
+    x = model.run_layers(x, positions, seen[:, None], cache if Tp else None, start=start)
+    logprobs = token_logprobs(model.model.norm(x[mask]), model.lm_head.weight, tokens[mask], temperature)
+    return torch.zeros(mask.shape, device=device).masked_scatter(mask, logprobs), mask
+
+
+def policy_loss(
+    logprobs, old_logprobs, advantages, mask, *, aggregate="sequence", clip=0.2, max_tokens=None, ref_logprobs=None, kl_coef=0.0
+):
+    """The clipped surrogate to be minimised: (B, T), (B, T), (B,), (B, T) -> a scalar.
+
+    Per token -min(ratio * A, clamp(ratio, 1 - clip, 1 + clip) * A) + kl_coef * KL, then over the batch:
+        "sequence"  mean over a response's tokens, then over responses: GRPO, arXiv 2402.03300 eq. 3
+        "constant"  sum / (B * max_tokens): Dr. GRPO, arXiv 2503.20783; long answers weigh no less per token
+        "token"     sum / number of tokens
+    KL to the reference by the estimator r - log r - 1 with r = pi_ref / pi (GRPO eq. 4): never negative.
+    """
+    ratio = (logprobs - old_logprobs).exp()
+    advantages = advantages[:, None]
+    loss = -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)  # (B, T)
+    if kl_coef:
+        log_r = ref_logprobs - logprobs
+        loss = loss + kl_coef * (log_r.exp() - log_r - 1)
+    mask = mask.to(loss.dtype)
+    if aggregate == "sequence":
+        return ((loss * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
+    if aggregate == "constant":
+        return (loss * mask).sum() / (len(loss) * max_tokens)
+    if aggregate == "token":
+        return (loss * mask).sum() / mask.sum().clamp(min=1)
+    raise ValueError(f'aggregate is {aggregate!r}; it must be "sequence", "constant" or "token"')
+
+
+# ---------------------------------------------------------------------------------------------------- one update
+
+
+class Optimizer:
+    """AdamW on fp32 copies ("masters") of parameters that the model may hold in bf16.
+
+    A bf16 weight of 0.02 has neighbours 1e-4 away: an Adam step of 1e-6 would round to nothing. So steps and gradients add up
+    in fp32, and the model computes with the master rounded. In an fp32 model the masters are the parameters themselves.
+    """
+
+    def __init__(self, parameters):
+        self.parameters = list(parameters)
+        self.masters = [p if p.dtype == torch.float32 else torch.nn.Parameter(p.detach().float()) for p in self.parameters]
+        self.adam = torch.optim.AdamW(self.masters, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+
+    def collect_gradients(self):
+        """Move what `backward` left on the model to the masters, where it adds up over micro-batches."""
+        for parameter, master in zip(self.parameters, self.masters):
+            if parameter is not master and parameter.grad is not None:
+                master.grad = parameter.grad.float() if master.grad is None else master.grad.add_(parameter.grad)
+                parameter.grad = None
+
+    def step(self, lr, max_norm=1.0):
+        """One step; returns the gradient's norm before clipping. FloatingPointError, weights untouched, if it is not finite."""
+        norm = torch.nn.utils.clip_grad_norm_(self.masters, max_norm).item()
+        if not norm < float("inf"):
+            self.adam.zero_grad()
+            raise FloatingPointError(f"the gradient's norm is {norm}")
+        for group in self.adam.param_groups:
+            group["lr"] = lr
+        self.adam.step()
+        self.adam.zero_grad()
+        with torch.no_grad():
+            for parameter, master in zip(self.parameters, self.masters):
+                if parameter is not master:
+                    parameter.copy_(master)
+        return norm
+
+
+def micro_batches(batch, rows, token_budget):
+    """Split `rows` into runs of at most `token_budget` positions each, padding and shared prompts counted (or of one row)."""
+    part, longest, prompts = [], 0, {}
+    for row in rows:
+        prompt = row // batch.group_size
+        length = max(longest, len(batch.completions[row]))
+        grown = {**prompts, prompt: len(batch.prompts[prompt])}
+        if part and (len(part) + 1) * length + len(grown) * max(grown.values()) > token_budget:
+            yield part
+            part, length, grown = [], len(batch.completions[row]), {prompt: len(batch.prompts[prompt])}
+        part, longest, prompts = [*part, row], length, grown
+    if part:
+        yield part
+
+
+def update(
+    model, optimizer, batch, advantages, *, lr, temperature=1.0, start=0, aggregate="sequence", clip=0.2, max_tokens=None,
+    kl_coef=0.0, reference=None, epochs=1, token_budget=16384,
+):  # fmt: skip
+    """Improve the trained parameters on one Rollout whose completions earned `advantages` (B,). Returns figures for the log.
+
+    Rows of advantage 0 add nothing to the gradient and are not run (unless a KL term wants them), but count in every mean. A
+    batch without any signal leaves the weights, and Adam's state, as they were. `reference`: the trained tensors as they were
+    before training, for the KL term. FloatingPointError, weights untouched, for a loss or gradient that is not finite.
+    """
+    B = len(batch.completions)
+    signal = [row for row in range(B) if advantages[row] != 0]
+    figures = {"signal": len(signal) / B, "loss": 0.0, "grad_norm": 0.0, "clipped": 0.0, "kl": 0.0, "logprob_gap": 0.0}
+    if not signal:
+        return figures
+    rows = list(range(B)) if kl_coef else signal
+    parts = list(micro_batches(batch, rows, token_budget))
+    device = model.lm_head.weight.device
+    old = [pad([batch.logprobs[row] for row in part], device)[0].float() for part in parts]
+    ref = [None] * len(parts)
+    if kl_coef:
+        with torch.no_grad(), swapped(optimizer.parameters, reference):
+            ref = [score(model, batch, part, temperature, start)[0] for part in parts]
+    all_tokens = sum(len(completion) for completion in batch.completions)
+    for epoch in range(epochs):
+        for part, old_logprobs, ref_logprobs in zip(parts, old, ref):
+            logprobs, mask = score(model, batch, part, temperature, start)
+            # A micro-batch counts by its share of the whole batch, so the gradient does not depend on how it was split.
+            share = mask.sum().item() / all_tokens if aggregate == "token" else len(part) / B
+            loss = share * policy_loss(
+                logprobs, old_logprobs, torch.as_tensor(advantages, device=device)[part], mask, aggregate=aggregate, clip=clip,
+                max_tokens=max_tokens, ref_logprobs=ref_logprobs, kl_coef=kl_coef,
+            )  # fmt: skip
+            if not torch.isfinite(loss):
+                optimizer.adam.zero_grad()
+                raise FloatingPointError(f"the loss is {loss.item()}")
+            loss.backward()
+            optimizer.collect_gradients()
+            with torch.no_grad():
+                gap = (logprobs - old_logprobs)[mask]
+                if epoch == 0:  # same weights as at sampling: any difference is rounding, or a bug
+                    figures["logprob_gap"] = max(figures["logprob_gap"], gap.abs().max().item())
+                figures["clipped"] += ((gap.exp() - 1).abs() > clip).sum().item() / all_tokens / epochs
+                if kl_coef:
+                    log_r = (ref_logprobs - logprobs)[mask]
+                    figures["kl"] += (log_r.exp() - log_r - 1).sum().item() / all_tokens / epochs
+                figures["loss"] += loss.item() / epochs
+        figures["grad_norm"] = optimizer.step(lr)
+    return figures
+
+
+class swapped:
+    """Within this block `parameters` hold the values of `tensors`: the KL reference is the model with one layer put back."""
+
+    def __init__(self, parameters, tensors):
+        self.parameters, self.tensors = parameters, tensors
+
+    def __enter__(self):
+        self.trained = [parameter.data for parameter in self.parameters]
+        for parameter, tensor in zip(self.parameters, self.tensors):
+            parameter.data = tensor
+
+    def __exit__(self, *_):
+        for parameter, tensor in zip(self.parameters, self.trained):
+            parameter.data = tensor

@@ -1,0 +1,494 @@
+"""Train one layer by reinforcement learning, freeze the rest, and measure what it gives.
+
+    python train.py --layer each          base, full training, each layer alone and the final norm alone, three seeds
+    python train.py --layer 5             layer 5 alone, and nothing else
+    python train.py --layer full --find-lr 2e-4,5e-4,1e-3     which rate is best for full training, on the validation panel
+
+Read it from the bottom: `main` checks the settings, `sweep` goes through the runs, `train` is one run from start to end,
+`evaluate` scores a model, `teach_base` makes the embedded model. A run is a folder under --runs:
+
+    config.json         every setting, the seed, versions and git revision
+    metrics.jsonl       one line a step
+    eval.json           scores, per-problem outcomes and lengths after a third, two thirds and all of the steps
+    layer.safetensors   the tensors that trained, and only those
+
+A finished run is never done again; an unfinished one carries on from its last checkpoint. Any number of processes may work on
+one folder: each takes a run by locking it, and the lock of a process that died is free again. Left out on purpose: logging
+services, configuration files, distributed data parallelism (runs are independent, so they are what is spread).
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+import rl
+import tasks
+from model import Config, Transformer
+
+ALGORITHMS = {  # what group_advantages divides by, how policy_loss averages
+    "grpo": {"normalize": "std", "aggregate": "sequence"},
+    "dr_grpo": {"normalize": "none", "aggregate": "constant"},
+}
+EMBEDDED = dict(steps=120, lr=5e-4, prompts=32, group=16, max_tokens=6, eval_problems=1000, teach_steps=900)
+QUICK = dict(steps=30, lr=1e-3, prompts=32, group=16, max_tokens=6, eval_problems=300, teach_steps=400)
+REAL = dict(steps=200, lr=5e-6, prompts=32, group=8, max_tokens=1024, eval_problems=200, teach_steps=0)
+
+
+# ---------------------------------------------------------------------------------------------------- the embedded base
+
+
+def teach_base(path, task, steps, seed):
+    """Teach a tiny Qwen3 from demonstrations and save it as a Hugging Face folder, with its tokenizer."""
+    words = tasks.embedded_tokenizer(task.vocabulary)
+    torch.manual_seed(seed)
+    config = Config(
+        vocab_size=words.get_vocab_size(), hidden_size=48, intermediate_size=128, num_hidden_layers=8, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, rope_theta=1e4, max_position_embeddings=512,
+    )  # fmt: skip
+    model = Transformer(config)
+    adam = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    rng, eos = random.Random(f"demonstrations {seed}"), [0]
+    bar = tqdm(range(steps), desc="teaching the base", leave=False)
+    for step in bar:
+        shown = [task.demonstrate(rng) for _ in range(256)]
+        prompts, answers = ([e.ids for e in words.encode_batch(list(texts))] for texts in zip(*shown))
+        tokens, real = rl.pad([p + a + eos for p, a in zip(prompts, answers)], "cpu")  # (B, T)
+        is_answer = real & (torch.arange(tokens.shape[1]) >= torch.tensor([[len(p)] for p in prompts]))
+        logits = model(tokens[:, :-1])[is_answer[:, 1:]]  # only answers are learnt: (answer tokens, vocab)
+        targets = tokens[:, 1:][is_answer[:, 1:]]
+        loss = F.cross_entropy(logits, targets)
+        # Warm up, hold, and come down over the last 30 %.
+        rate = 3e-3 * min(1, (step + 1) / 50) * min(1, max(0.05, (1 - step / steps) / 0.3))
+        for group in adam.param_groups:
+            group["lr"] = rate
+        adam.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adam.step()
+        if step % 10 == 0:
+            bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{(logits.argmax(-1) == targets).float().mean():.3f}")
+    part = Path(f"{path}.part")
+    model.save_pretrained(part)
+    words.save(str(part / "tokenizer.json"))
+    write_json(part / "generation_config.json", {"eos_token_id": eos[0]})
+    part.rename(path)
+
+
+# ---------------------------------------------------------------------------------------------------- files
+
+
+def write_json(path, value):
+    """Written beside and renamed into place: a reader finds the old file or the new one, never half of it."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=None) + "\n")
+    os.replace(part, path)
+
+
+def write_tensors(path, tensors, metadata=None):
+    part = path.with_name(path.name + ".part")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata=metadata)
+    os.replace(part, path)
+
+
+@contextlib.contextmanager
+def locked(path, wait=False):
+    """Hold the lock file `path` for a block; yields False where another process has it. Freed by the system if we die."""
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            yield True
+        except BlockingIOError:
+            yield False
+
+
+def is_done(folder):
+    return (folder / "eval.json").exists()  # a run's last file, renamed into place
+
+
+# ---------------------------------------------------------------------------------------------------- one run
+
+
+def layers_of(spec, num_layers):
+    """The layers that a --layer SPEC trains: "5", "3,5", "full", "mid-4", "norm" (the final norm alone) or "base" (none)."""
+    if spec in ("full", "norm", "base"):
+        return []
+    name, _, count = spec.partition("-")
+    if name == "mid" and count.isdecimal() and 0 < int(count) <= num_layers:
+        k = int(count)  # the paper's Mid-k: floor(L/2 - k/2) up to, not including, floor(L/2 + k/2)
+        return list(range((num_layers - k) // 2, (num_layers + k) // 2))
+    parts = spec.split(",")
+    if all(part.isdecimal() and int(part) < num_layers for part in parts) and len(set(map(int, parts))) == len(parts):
+        return sorted(int(part) for part in parts)
+    raise ValueError(
+        f"--layer {spec}: this model has layers 0 to {num_layers - 1}; it must be one of them, several such as 3,5 without "
+        "repeats, full, norm, mid-K with K from 1 to the number of layers, or each"
+    )
+
+
+def choose(model, spec):
+    """Freeze everything but what `spec` trains. Returns the names of what trains, and the first layer a gradient reaches."""
+    L = model.config.num_hidden_layers
+    layers = layers_of(spec, L)
+    if spec == "full":
+        prefixes, start = ("",), 0
+    elif spec == "norm":
+        prefixes, start = ("model.norm.",), L
+    else:
+        prefixes, start = tuple(f"model.layers.{k}." for k in layers), min(layers, default=L)
+    names = [name for name, _ in model.named_parameters() if prefixes and name.startswith(prefixes)]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in names)
+    return names, start
+
+
+def digits(counts):
+    return "".join(map(str, counts))  # one character a problem keeps the files small
+
+
+def evaluate(model, tokenizer, task, problems, settings):
+    """Score a model on fixed problems: `samples` completions each at temperature 1, and the greedy one.
+
+    Returns score and greedy (0 to 1), mean length in tokens and truncated share of the sampled completions, and for each
+    problem how many samples were right, whether the greedy one was, and the answers given. The same random numbers every time.
+    """
+    generator = torch.Generator(device=model.lm_head.weight.device).manual_seed(1)
+    right, greedy, lengths, truncated, answers = [], [], [], [], []
+    size = max(1, settings["eval_batch"])
+    for first in range(0, len(problems), size):
+        some = problems[first : first + size]
+        prompts = tokenizer.encode(some)
+        for temperature, group_size in ((settings["temperature"], settings["samples"]), (0.0, 1)):
+            out = rl.rollout(
+                model, prompts, group_size=group_size, max_new_tokens=settings["max_tokens"], temperature=temperature,
+                eos_id=tokenizer.eos_ids, generator=generator,
+            )  # fmt: skip
+            graded = [task.grade(some[i // group_size], text) for i, text in enumerate(tokenizer.decode(out.completions))]
+            if temperature == 0:
+                greedy += [int(reward) for reward, _ in graded]
+                continue
+            for i in range(0, len(graded), group_size):
+                right.append(round(sum(reward for reward, _ in graded[i : i + group_size])))
+                answers.append([answer for _, answer in graded[i : i + group_size]])
+            lengths += [len(completion) for completion in out.completions]
+            truncated += out.truncated
+    n = len(problems)
+    return {
+        "score": sum(right) / (n * settings["samples"]), "greedy_score": sum(greedy) / n, "length": sum(lengths) / len(lengths),
+        "truncated": sum(truncated) / len(truncated), "samples": settings["samples"], "right": digits(right), "greedy": digits(greedy),
+        "lengths": lengths, "answers": answers,
+    }  # fmt: skip
+
+
+def train(model, tokenizer, task, folder, settings, bar, check=lambda: None):
+    """One run: RL-train what settings["layer"] names, evaluate after each third, leave the run's files in `folder`.
+
+    `check` is called before every step. The model leaves as it came: what trained is put back.
+    """
+    names, start = choose(model, settings["layer"])
+    steps = settings["steps"] if names else 0
+    points = sorted({round(steps * third / 3) for third in (1, 2, 3)} - {0}) or [0]
+    problems = getattr(task, settings["panel"])[: settings["eval_problems"]]
+    trained = {name: parameter for name, parameter in model.named_parameters() if name in names}
+    reference = [parameter.detach().clone() for parameter in trained.values()]
+    optimizer = rl.Optimizer(trained.values()) if names else None
+    generator = torch.Generator(device=model.lm_head.weight.device).manual_seed(settings["seed"])
+    P, G = settings["prompts"], settings["group"]
+    algorithm = ALGORITHMS[settings["algo"]]
+
+    done, lines, evaluations = load_checkpoint(folder, trained, optimizer, generator) if names else (0, [], {})
+    saved_at = time.monotonic()
+    bar.reset(total=steps)
+    bar.update(done)
+    for step in range(done, steps):
+        check()
+        problems_now = task.draw(settings["seed"], step, P)
+        batch = rl.rollout(
+            model, tokenizer.encode(problems_now), group_size=G, max_new_tokens=settings["max_tokens"],
+            temperature=settings["temperature"], eos_id=tokenizer.eos_ids, generator=generator, start=start,
+        )  # fmt: skip
+        texts = tokenizer.decode(batch.completions)
+        rewards = torch.tensor([task.grade(problems_now[i // G], text)[0] for i, text in enumerate(texts)]).view(P, G)
+        advantages = rl.group_advantages(rewards, algorithm["normalize"]).flatten()
+        lr = settings["lr"] * min(1, (step + 1) / settings["warmup"]) * (1 - step / steps)  # the same schedule for every run
+        figures = rl.update(
+            model, optimizer, batch, advantages, lr=lr, temperature=settings["temperature"], start=start,
+            aggregate=algorithm["aggregate"], clip=settings["clip"], max_tokens=settings["max_tokens"], kl_coef=settings["kl"],
+            reference=reference, epochs=settings["epochs"], token_budget=settings["token_budget"],
+        )  # fmt: skip
+        length = sum(map(len, batch.completions)) / len(batch.completions)
+        line = {"step": step + 1, "reward": rewards.mean().item(), "solved": (rewards.amax(1) > 0).float().mean().item()}
+        line |= {"length": length, "truncated": sum(batch.truncated) / len(batch.truncated), "lr": lr, **figures}
+        lines.append(line)
+        bar.update(1)
+        bar.set_postfix(reward=f"{line['reward']:.3f}", solved=f"{line['solved']:.2f}", length=f"{length:.0f}")
+        if step + 1 in points:
+            evaluations[step + 1] = evaluate(model, tokenizer, task, problems, settings)
+        if step + 1 < steps and time.monotonic() - saved_at > 30:
+            save_checkpoint(folder, step + 1, trained, optimizer, generator, lines, evaluations)
+            saved_at = time.monotonic()
+    if not names:  # the base: nothing to train
+        evaluations[0] = evaluate(model, tokenizer, task, problems, settings)
+
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if names:
+        write_tensors(folder / "layer.safetensors", {name: parameter.detach() for name, parameter in trained.items()})
+    last = evaluations[points[-1]]
+    path = {point: {name: evaluations[point][name] for name in ("right", "greedy")} for point in points[:-1]}
+    write_json(folder / "eval.json", {"panel": settings["panel"], "step": points[-1], **last, "before": path})
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    for parameter, untrained in zip(trained.values(), reference):
+        parameter.data.copy_(untrained)
+
+
+def save_checkpoint(folder, step, trained, optimizer, generator, lines, evaluations):
+    """All that the rest of the run depends on, in one file: weights, Adam's moments, random numbers, the log so far."""
+    tensors = {"generator": generator.get_state()}
+    for (name, parameter), master in zip(trained.items(), optimizer.masters):
+        tensors[f"weight.{name}"] = master.detach()
+        for moment, value in optimizer.adam.state.get(master, {}).items():
+            tensors[f"{moment}.{name}"] = value
+    log = {"step": step, "lines": lines, "evaluations": evaluations}
+    write_tensors(folder / "checkpoint.safetensors", tensors, {"log": json.dumps(log)})
+
+
+def load_checkpoint(folder, trained, optimizer, generator):
+    """Carry on from `folder`'s checkpoint: returns the steps done, their log lines and evaluations, or nothing done."""
+    path = folder / "checkpoint.safetensors"
+    if not path.exists():
+        return 0, [], {}
+    with safe_open(path, framework="pt") as file:
+        log = json.loads(file.metadata()["log"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    generator.set_state(tensors["generator"])
+    with torch.no_grad():
+        for (name, parameter), master in zip(trained.items(), optimizer.masters):
+            master.copy_(tensors[f"weight.{name}"])
+            parameter.copy_(master)
+            moments = {m: tensors[f"{m}.{name}"] for m in ("step", "exp_avg", "exp_avg_sq") if f"{m}.{name}" in tensors}
+            if moments:
+                optimizer.adam.state[master] = {m: v if m == "step" else v.to(master.device) for m, v in moments.items()}
+    return log["step"], log["lines"], {int(point): value for point, value in log["evaluations"].items()}
+
+
+# ---------------------------------------------------------------------------------------------------- many runs
+
+
+def run_name(settings):
+    rate = f"-lr-{settings['lr']:g}" if settings["panel"] == "validation" else ""
+    kind = "layer-" if settings["layer"][0].isdecimal() else ""
+    return f"{kind}{settings['layer']}{rate}-seed-{settings['seed']}"
+
+
+def claim_settings(folder, settings):
+    """Write a run's settings to its config.json, or compare with those already there. ValueError names the difference."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.json"
+    if path.exists():
+        try:
+            there = json.loads(path.read_text())["settings"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path}: not a run's settings; choose another folder with --runs") from None
+        for name in sorted(set(there) | set(settings)):
+            if there.get(name) != settings.get(name):
+                raise ValueError(
+                    f"{folder} was made with {name} = {there.get(name)!r}, this command says {settings.get(name)!r}: "
+                    f"choose a new folder, such as --runs {folder.parent}-2, or remove this one"
+                )
+    else:
+        git = subprocess.run(["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"], capture_output=True, text=True)
+        versions = {"python": platform.python_version(), "torch": torch.__version__, "git": git.stdout.strip() or None}
+        write_json(path, {"settings": settings, "versions": versions})
+
+
+def sweep(runs, load, task, helpers=()):
+    """Do all `runs`, a dict of folder -> settings, with whatever other processes work on them, until each is done.
+
+    `load` opens the model and tokenizer, once, if there is anything to do. Returns one line for each run that failed.
+    """
+    parent, failed = os.getppid(), {}
+    quiet = "CHILD" in os.environ
+    overall = tqdm(total=len(runs), desc="sweep", unit="run", disable=quiet, smoothing=0)
+    bar = tqdm(total=1, unit="step", leave=False, disable=quiet)
+    model = tokenizer = None
+
+    def check():
+        overall.n = sum(map(is_done, runs))
+        overall.refresh()
+        if quiet and os.getppid() != parent:
+            sys.exit("the process that started this one has ended")
+
+    try:
+        while left := [folder for folder in runs if folder not in failed and not is_done(folder)]:
+            busy = 0
+            for folder in left:
+                check()
+                with locked(folder / "lock") as mine:
+                    if not mine or is_done(folder):
+                        busy += 1
+                        continue
+                    if model is None:
+                        model, tokenizer = load()
+                    bar.set_description(folder.name)
+                    try:
+                        train(model, tokenizer, task, folder, runs[folder], bar, check)
+                    except FloatingPointError as error:
+                        failed[folder] = f"{folder}: {error}; its last checkpoint is kept"
+                        model = None
+            if busy == len(left):
+                time.sleep(0.2)
+        check()
+    finally:
+        bar.close()
+        overall.close()
+        for helper in helpers:
+            helper.terminate()
+    return list(failed.values())
+
+
+def fail(message):
+    """The end of a command that cannot be done: one line, exit status 2."""
+    print(f"train.py: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.error = fail
+    add = parser.add_argument
+    add("--layer", default="each", metavar="SPEC", help="5 | 3,5 | full | norm | base | mid-4 | top-4 | each (default)")
+    add("--model", metavar="DIR", help="checkpoint in Hugging Face format (default: the embedded model, made on first use)")
+    add("--task", default="math", metavar="TASK", help="math (the embedded arithmetic, default) or a .jsonl file")
+    add("--algo", default="grpo", choices=ALGORITHMS, help="default: grpo")
+    add("--runs", default="runs", metavar="DIR", help="folder for the runs (default: runs)")
+    add("--seeds", default=None, metavar="0,1,2", help="one run per seed (default 0,1,2; --quick: 0)")
+    add("--quick", action="store_true", help="a smoke test: one seed, few steps, a base taught less")
+    add("--find-lr", metavar="RATES", help="full training at each of these rates, scored on the validation panel")
+    add("--steps", type=int, help="optimizer steps of a run")
+    add("--lr", type=float, help="learning rate, the same for full and single layers")
+    add("--prompts", type=int, help="problems a step")
+    add("--group", type=int, help="completions a problem")
+    add("--max-tokens", type=int, help="longest completion")
+    add("--temperature", type=float, default=1.0, help="of sampling, in training and evaluation (default 1)")
+    add("--clip", type=float, default=0.2, help="clip range of the ratio (default 0.2)")
+    add("--kl", type=float, default=0.0, help="weight of the KL penalty to the base (default 0)")
+    add("--epochs", type=int, default=1, help="updates a batch (default 1)")
+    add("--eval-problems", type=int, help="problems of the panel that are evaluated on")
+    add("--samples", type=int, default=4, help="sampled completions a problem in evaluation (default 4)")
+    add("--base-seed", type=int, default=0, help="seed of the embedded model (default 0)")
+    add("--jobs", type=int, help="processes that share the runs (default: one a core for the embedded model, else 1)")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    args = parser.parse_args(argv)
+
+    embedded = args.model is None
+    if embedded and args.task != "math":
+        fail(f"--task {args.task} needs --model: the embedded model knows only its own tasks")
+    for name, value in (QUICK if args.quick else EMBEDDED if embedded else REAL).items():
+        if getattr(args, name, None) is None:
+            setattr(args, name, value)
+    for name, least in dict(steps=1, prompts=1, group=2, max_tokens=1, epochs=1, eval_problems=1, samples=1, jobs=1).items():
+        if getattr(args, name) is not None and getattr(args, name) < least:
+            fail(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least {least}")
+    for name in ("lr", "temperature", "clip"):
+        if not 0 < getattr(args, name) < float("inf"):
+            fail(f"--{name} is {getattr(args, name)}; it must be a number above 0")
+    if not 0 <= args.kl < float("inf"):
+        fail(f"--kl is {args.kl}; it must be 0 or above")
+    if args.device != "cpu" and not (args.device == "cuda" and torch.cuda.is_available()):
+        fail(f"--device {args.device} is not there; this machine has cpu" + (" and cuda" if torch.cuda.is_available() else ""))
+    try:
+        args.seeds = [int(seed) for seed in (args.seeds or ("0" if args.quick else "0,1,2")).split(",")]
+        args.find_lr = [float(rate) for rate in args.find_lr.split(",")] if args.find_lr else []
+    except ValueError:
+        fail("--seeds takes whole numbers and --find-lr numbers, with commas between them")
+    if len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:
+        fail(f"--seeds {args.seeds}: seeds must be different and not negative")
+    if args.find_lr and (args.layer != "full" or min(args.find_lr) <= 0):
+        fail("--find-lr goes with --layer full and rates above 0: full training chooses, every layer uses the same")
+    return args
+
+
+def ranked_layers(folder):
+    """Layers from best to worst, as analyze.py left them in `folder`."""
+    try:
+        rows = json.loads((folder / "contribution.json").read_text())["rows"]
+    except (FileNotFoundError, ValueError, KeyError):
+        raise ValueError(f"--layer top-K needs a ranking: first do --layer each, then python analyze.py {folder}") from None
+    return [row["layer"] for row in sorted(rows, key=lambda row: -row["score"]) if row["layer"].isdecimal()]
+
+
+def main(argv=None):
+    args = parse(argv)
+    embedded, root = args.model is None, Path(args.runs)
+    path = root / "base" if embedded else Path(args.model)
+    jobs = args.jobs or (os.cpu_count() if embedded else 1)
+    torch.set_num_threads(1 if embedded else max(1, os.cpu_count() // jobs))  # one thread: the same figures on any machine
+    try:
+        task = tasks.load_task(args.task)
+        root.mkdir(parents=True, exist_ok=True)
+        if embedded and not path.exists():
+            with locked(root / "base.lock", wait=True):
+                if not path.exists():
+                    torch.set_num_threads(2)
+                    teach_base(path, task, args.teach_steps, args.base_seed)
+                    torch.set_num_threads(1)
+        config = Config.from_hf(json.loads((path / "config.json").read_text()))
+
+        specs = [args.layer]
+        if args.layer == "each":
+            specs = ["base", "full", "norm", *map(str, range(config.num_hidden_layers))]
+        elif args.layer.startswith("top-") and args.layer[4:].isdecimal():
+            specs = [",".join(sorted(ranked_layers(root)[: int(args.layer[4:])], key=int))]
+        runs = {}
+        for seed in args.seeds:
+            for spec in specs:
+                layers_of(spec, config.num_hidden_layers)
+                if spec == "base" and seed != args.seeds[0]:
+                    continue  # nothing trains, so no seed matters
+                for lr in args.find_lr or [args.lr]:
+                    names = "task algo steps prompts group max_tokens temperature clip kl epochs eval_problems samples quick"
+                    settings = {name: getattr(args, name) for name in names.split()}
+                    settings |= {"model": args.model or f"embedded, seed {args.base_seed}, {args.teach_steps} steps"}
+                    settings |= {"layer": spec, "num_layers": config.num_hidden_layers, "seed": seed, "lr": lr, "warmup": 5}
+                    settings |= {"panel": "validation" if args.find_lr else "test", "device": args.device}
+                    settings |= {"token_budget": 16384, "eval_batch": max(1, 1024 // args.samples if embedded else args.prompts)}
+                    runs[root / run_name(settings)] = settings
+        for folder, settings in runs.items():
+            claim_settings(folder, settings)
+        tokenizer = tasks.Tokenizer(path)
+    except (ValueError, OSError) as error:
+        fail(error)
+
+    def load():
+        dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
+        return Transformer.from_pretrained(path, dtype=dtype, device=args.device), tokenizer
+
+    jobs = min(jobs, sum(not is_done(folder) for folder in runs))
+    command = [sys.executable, __file__, *(sys.argv[1:] if argv is None else argv), "--jobs", "1"]
+    helpers = [subprocess.Popen(command, env={**os.environ, "CHILD": "1"}, stdout=subprocess.DEVNULL) for _ in range(jobs - 1)]
+    failed = sweep(runs, load, task, helpers)
+    if args.find_lr:
+        print("rate        sampled score of full training, validation panel")
+        mean = {lr: [json.loads((f / "eval.json").read_text())["score"] for f, s in runs.items() if s["lr"] == lr and is_done(f)] for lr in args.find_lr}
+        for lr, scores in mean.items():
+            print(f"{lr:<10g}  {sum(scores) / max(1, len(scores)):.3f}")
+    if failed:
+        sys.exit("\n".join(failed))
+    print(f"{len(runs)} runs done in {root}" + (" (a smoke test: too short for its figures to mean much)" if args.quick else ""))
+
+
+if __name__ == "__main__":
+    main()
