@@ -63,7 +63,9 @@ def read_runs(folder):
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{folder / 'contribution.json'}: damaged ({error})") from None
     if not runs:
-        raise ValueError(f"{folder}: no finished run" + "".join(f"; {note}" for note in notes) + "; python train.py --layer each makes them")
+        raise ValueError(
+            f"{folder}: no finished run" + "".join(f"; {note}" for note in notes) + "; python train.py --layer each makes them"
+        )
     return settings, runs, notes
 
 
@@ -114,8 +116,9 @@ def mean(values):
 
 
 def interval(draws):
-    """The middle 95 % of each column of (draws, rows): two arrays (rows,)."""
-    return np.nanpercentile(draws, 2.5, axis=0), np.nanpercentile(draws, 97.5, axis=0)
+    """The middle 95 % of each column of (draws, rows), of what is there: two arrays (rows,)."""
+    columns = [column[~np.isnan(column)] for column in draws.T]
+    return [np.array([np.percentile(c, q) if len(c) else np.nan for c in columns]) for q in (2.5, 97.5)]
 
 
 def summarize(settings, runs):
@@ -139,7 +142,7 @@ def summarize(settings, runs):
     for i, layer in enumerate(layers):
         mine = [run for run in runs if run["layer"] == layer]
         rows.append({
-            "layer": layer, "score": score[i], "score_se": draws[:, i].std(ddof=1), "contribution": c(score)[i], "low": low[i],
+            "layer": layer, "score": score[i], "score_se": np.nanstd(draws[:, i], ddof=1), "contribution": c(score)[i], "low": low[i],
             "high": high[i], "greedy": greedy[i], "greedy_contribution": c(greedy)[i], "greedy_low": greedy_low[i],
             "greedy_high": greedy_high[i], "length": np.mean([run["length"] for run in mine]),
             "truncated": np.mean([run["truncated"] for run in mine]), "seeds": len(mine),
@@ -162,7 +165,9 @@ def findings(settings, rows, draws, layers):
         return f"C(k) needs the runs base and full; there are {', '.join(layers)}."
     base, full = rows[0], rows[1]
     if full["score"] == base["score"]:
-        return f"Full training did not move the score ({base['score']:.3f}), so there is no gain that a layer could have a share of."
+        return (
+            f"Full training did not move the score ({base['score']:.3f}), so there is no gain that a layer could have a share of."
+        )
     if not singles:
         return "No single layer was trained yet."
     peak = max(singles, key=lambda row: row["contribution"])
@@ -172,7 +177,7 @@ def findings(settings, rows, draws, layers):
         if row is peak:
             text += f"; it is the {end} layer measured"
             continue
-        margin = np.nanpercentile(draws[:, layers.index(peak["layer"])] - draws[:, layers.index(row["layer"])], 2.5)
+        margin = interval(draws[:, [layers.index(peak["layer"])]] - draws[:, [layers.index(row["layer"])]])[0][0]
         text += f"; the {end} layer, {row['layer']}, has {row['contribution']:.2f}, "
         text += "below it beyond the interval" if margin > 0 else "not distinguishable from it"
     reach = [row["layer"] for row in singles if row["low"] > 1]
@@ -221,7 +226,9 @@ def draw_curve(rows, settings):
     L = settings["num_layers"]
     values = [row[name] for row in singles for name in ("low", "high", "greedy_contribution", *steps) if row[name] is not None]
     bottom, top = min([0.0, *values]) - 0.08, max([1.0, *values]) + 0.08
-    svg = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 880 390" font-family="Helvetica, Arial, sans-serif" font-size="13">']
+    svg = [
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 880 390" font-family="Helvetica, Arial, sans-serif" font-size="13">'
+    ]
     svg.append('<rect width="880" height="390" fill="white"/>')
 
     def text(x, y, content, anchor="middle", color="#333", extra=""):
@@ -253,7 +260,9 @@ def draw_curve(rows, settings):
         for i, (label, color, width_, dash, name, with_interval) in enumerate(curves):
             points = [(*at(int(row["layer"]), row[name]), row) for row in singles if row[name] is not None]
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in points)
-            svg.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{width_}" stroke-dasharray="{dash}"/>')
+            svg.append(
+                f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{width_}" stroke-dasharray="{dash}"/>'
+            )
             for x, y, row in points:
                 if with_interval:
                     line(x, at(0, row["low"])[1], x, at(0, row["high"])[1], color, 1.6)

@@ -53,40 +53,50 @@ class Config:
     def from_hf(cls, hf):
         """The Config of a Hugging Face `config.json`, given as a dict. ValueError names a field we do not support."""
 
-        def need(field, supported, value):
-            if value not in supported:
-                raise ValueError(f"config.json: {field} is {value!r}; supported: {', '.join(map(repr, supported))}")
+        def refuse(field, value, supported):
+            raise ValueError(f"config.json: {field} is {value!r}; supported: {supported}")
 
-        need("model_type", ("qwen2", "qwen3", "llama"), hf.get("model_type"))
-        need("hidden_act", ("silu",), hf.get("hidden_act", "silu"))
-        need("use_sliding_window", (False, None), hf.get("use_sliding_window"))
-        need("attention_bias", (False, None), hf.get("attention_bias"))
-        need("mlp_bias", (False, None), hf.get("mlp_bias"))
-        need("layer_types", ("full_attention",), next((t for t in hf.get("layer_types") or [] if t != "full_attention"), "full_attention"))
+        def number(values, field, kind=int):
+            value = values.get(field)
+            if isinstance(value, bool) or not isinstance(value, (int, kind)) or not 0 < value < float("inf"):
+                refuse(field, value, f"a positive {'whole number' if kind is int else 'number'}")
+            return value
+
+        if hf.get("model_type") not in ("qwen2", "qwen3", "llama"):
+            refuse("model_type", hf.get("model_type"), "qwen2, qwen3, llama")
+        if hf.get("hidden_act", "silu") != "silu":
+            refuse("hidden_act", hf["hidden_act"], "silu")
+        for field in ("use_sliding_window", "attention_bias", "mlp_bias"):
+            if hf.get(field):
+                refuse(field, hf[field], "false")
+        if set(hf.get("layer_types") or []) - {"full_attention"}:
+            refuse("layer_types", hf["layer_types"], "full_attention throughout")
         # transformers 5 keeps all of RoPE in `rope_parameters`, transformers 4 at the top level and in `rope_scaling`.
-        rope = {"rope_theta": hf.get("rope_theta"), **(hf.get("rope_scaling") or {}), **(hf.get("rope_parameters") or {})}
+        rope = {"rope_theta": hf.get("rope_theta", 10000.0)}
+        for field in ("rope_scaling", "rope_parameters"):
+            if not isinstance(hf.get(field) or {}, dict):
+                refuse(field, hf[field], "an object or null")
+            rope |= hf.get(field) or {}
         rope_type = rope.get("rope_type", rope.get("type", "default"))
-        need("rope_type", ("default", "llama3"), rope_type)
-        factors = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+        if rope_type not in ("default", "llama3"):
+            refuse("rope_type", rope_type, "default, llama3")
+        scaling = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
         sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-        for field in (*sizes, *factors) if rope_type == "llama3" else sizes:
-            value = rope.get(field) if field in factors else hf.get(field)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-                raise ValueError(f"config.json: {field} is {value!r}; it must be a positive number")
-        heads = hf["num_attention_heads"]
-        kv_heads = hf.get("num_key_value_heads") or heads
-        if heads % kv_heads:
-            raise ValueError(f"config.json: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
+        sizes = {field: number(hf, field) for field in sizes}
+        heads = sizes["num_attention_heads"]
+        derived = {"num_key_value_heads": heads, "head_dim": sizes["hidden_size"] // heads, "max_position_embeddings": 4096}
+        sizes |= {field: number({field: hf.get(field) or value}, field) for field, value in derived.items()}
+        if heads % sizes["num_key_value_heads"]:
+            refuse("num_key_value_heads", sizes["num_key_value_heads"], f"a divisor of num_attention_heads, {heads}")
+        if sizes["head_dim"] % 2:
+            refuse("head_dim", sizes["head_dim"], "an even number")
         return cls(
-            **{field: hf[field] for field in sizes},
-            num_key_value_heads=kv_heads,
-            head_dim=hf.get("head_dim") or hf["hidden_size"] // heads,
+            **sizes,
             model_type=hf["model_type"],
-            rms_norm_eps=hf.get("rms_norm_eps", 1e-6),
-            rope_theta=rope["rope_theta"] or 10000.0,
-            rope_scaling={name: rope[name] for name in factors} if rope_type == "llama3" else None,
+            rms_norm_eps=number({"rms_norm_eps": hf.get("rms_norm_eps", 1e-6)}, "rms_norm_eps", float),
+            rope_theta=number(rope, "rope_theta", float),
+            rope_scaling={field: number(rope, field, float) for field in scaling} if rope_type == "llama3" else None,
             tie_word_embeddings=bool(hf.get("tie_word_embeddings", False)),
-            max_position_embeddings=hf.get("max_position_embeddings", 4096),
         )
 
     def to_hf(self):
@@ -292,7 +302,9 @@ class Transformer(nn.Module):
                         if name == "lm_head.weight" and config.tie_word_embeddings:
                             continue  # some tied checkpoints ship the head all the same
                         if name not in wanted:
-                            raise ValueError(f"{file}: tensor {name} does not belong to a {config.model_type} model of this config.json")
+                            raise ValueError(
+                                f"{file}: tensor {name} does not belong to a {config.model_type} model of this config.json"
+                            )
                         tensor = tensors.get_tensor(name)
                         if tensor.shape != wanted[name].shape:
                             raise ValueError(

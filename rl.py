@@ -15,7 +15,6 @@ during sampling are kept, and training begins there.
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from model import KVCache, Prefix
@@ -34,10 +33,10 @@ class Rollout:
     hidden: list | None = None  # ... and P * G tensors (len, D): those of the positions that predict the completion
 
 
-def pad(rows, device, value=0):
-    """Ragged lists or tensors -> a right-padded tensor (N, T, ...) and its mask (N, T), True on what is real."""
-    rows = [torch.as_tensor(row) if len(row) else torch.zeros(0, dtype=torch.long) for row in rows]
-    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value).to(device)
+def pad(rows, device, dtype=torch.long):
+    """Ragged lists (of `dtype`) or tensors -> a right-padded tensor (N, T, ...) and its mask (N, T), True on what is real."""
+    rows = [row if isinstance(row, torch.Tensor) else torch.tensor(row, dtype=dtype) for row in rows]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
     lengths = torch.tensor([len(row) for row in rows], device=device)
     return padded, torch.arange(padded.shape[1], device=device) < lengths[:, None]
 
@@ -340,7 +339,7 @@ def update(
     rows = list(range(B)) if kl_coef else signal
     parts = list(micro_batches(batch, rows, token_budget))
     device = model.lm_head.weight.device
-    old = [pad([batch.logprobs[row] for row in part], device)[0].float() for part in parts]
+    old = [pad([batch.logprobs[row] for row in part], device, torch.float32)[0] for part in parts]
     ref = [None] * len(parts)
     if kl_coef:
         with torch.no_grad(), swapped(optimizer.parameters, reference):

@@ -37,15 +37,18 @@ from tqdm import tqdm
 
 import rl
 import tasks
-from model import Config, Transformer
+from model import Config, Transformer, read_json
 
 ALGORITHMS = {  # what group_advantages divides by, how policy_loss averages
     "grpo": {"normalize": "std", "aggregate": "sequence"},
     "dr_grpo": {"normalize": "none", "aggregate": "constant"},
 }
-EMBEDDED = dict(steps=120, lr=5e-4, prompts=32, group=16, max_tokens=6, eval_problems=1000, teach_steps=900)
+EMBEDDED = dict(steps=150, lr=1e-3, prompts=32, group=16, max_tokens=6, eval_problems=1000, teach_steps=900)
 QUICK = dict(steps=30, lr=1e-3, prompts=32, group=16, max_tokens=6, eval_problems=300, teach_steps=400)
 REAL = dict(steps=200, lr=5e-6, prompts=32, group=8, max_tokens=1024, eval_problems=200, teach_steps=0)
+
+
+SAVE_EVERY = 30  # seconds between a run's checkpoints
 
 
 # ---------------------------------------------------------------------------------------------------- the embedded base
@@ -93,13 +96,13 @@ def teach_base(path, task, steps, seed):
 
 def write_json(path, value):
     """Written beside and renamed into place: a reader finds the old file or the new one, never half of it."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=None) + "\n")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(value) + "\n")
     os.replace(part, path)
 
 
 def write_tensors(path, tensors, metadata=None):
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata=metadata)
     os.replace(part, path)
 
@@ -122,20 +125,24 @@ def is_done(folder):
 # ---------------------------------------------------------------------------------------------------- one run
 
 
+def is_count(text):
+    return text.isascii() and text.isdecimal() and len(text) < 5
+
+
 def layers_of(spec, num_layers):
     """The layers that a --layer SPEC trains: "5", "3,5", "full", "mid-4", "norm" (the final norm alone) or "base" (none)."""
     if spec in ("full", "norm", "base"):
         return []
     name, _, count = spec.partition("-")
-    if name == "mid" and count.isdecimal() and 0 < int(count) <= num_layers:
+    if name == "mid" and is_count(count) and 0 < int(count) <= num_layers:
         k = int(count)  # the paper's Mid-k: floor(L/2 - k/2) up to, not including, floor(L/2 + k/2)
         return list(range((num_layers - k) // 2, (num_layers + k) // 2))
     parts = spec.split(",")
-    if all(part.isdecimal() and int(part) < num_layers for part in parts) and len(set(map(int, parts))) == len(parts):
-        return sorted(int(part) for part in parts)
+    if all(is_count(part) and int(part) < num_layers for part in parts) and len(set(map(int, parts))) == len(parts):
+        return sorted(map(int, parts))
     raise ValueError(
         f"--layer {spec}: this model has layers 0 to {num_layers - 1}; it must be one of them, several such as 3,5 without "
-        "repeats, full, norm, mid-K with K from 1 to the number of layers, or each"
+        "repeats, full, norm, base, mid-K or top-K with K from 1 to the number of layers, or each"
     )
 
 
@@ -237,7 +244,7 @@ def train(model, tokenizer, task, folder, settings, bar, check=lambda: None):
         bar.set_postfix(reward=f"{line['reward']:.3f}", solved=f"{line['solved']:.2f}", length=f"{length:.0f}")
         if step + 1 in points:
             evaluations[step + 1] = evaluate(model, tokenizer, task, problems, settings)
-        if step + 1 < steps and time.monotonic() - saved_at > 30:
+        if step + 1 < steps and time.monotonic() - saved_at >= SAVE_EVERY:
             save_checkpoint(folder, step + 1, trained, optimizer, generator, lines, evaluations)
             saved_at = time.monotonic()
     if not names:  # the base: nothing to train
@@ -394,6 +401,10 @@ def parse(argv):
     args = parser.parse_args(argv)
 
     embedded = args.model is None
+    if args.quick and not embedded:
+        fail(
+            "--quick is a smoke test of the embedded model and does not go with --model; lower --steps and --eval-problems instead"
+        )
     if embedded and args.task != "math":
         fail(f"--task {args.task} needs --model: the embedded model knows only its own tasks")
     for name, value in (QUICK if args.quick else EMBEDDED if embedded else REAL).items():
@@ -402,6 +413,8 @@ def parse(argv):
     for name, least in dict(steps=1, prompts=1, group=2, max_tokens=1, epochs=1, eval_problems=1, samples=1, jobs=1).items():
         if getattr(args, name) is not None and getattr(args, name) < least:
             fail(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least {least}")
+    if args.samples > 9:
+        fail(f"--samples is {args.samples}; it must be at most 9, so that a problem's outcome is one digit")
     for name in ("lr", "temperature", "clip"):
         if not 0 < getattr(args, name) < float("inf"):
             fail(f"--{name} is {getattr(args, name)}; it must be a number above 0")
@@ -421,13 +434,19 @@ def parse(argv):
     return args
 
 
-def ranked_layers(folder):
-    """Layers from best to worst, as analyze.py left them in `folder`."""
-    try:
-        rows = json.loads((folder / "contribution.json").read_text())["rows"]
-    except (FileNotFoundError, ValueError, KeyError):
-        raise ValueError(f"--layer top-K needs a ranking: first do --layer each, then python analyze.py {folder}") from None
-    return [row["layer"] for row in sorted(rows, key=lambda row: -row["score"]) if row["layer"].isdecimal()]
+def top_layers(root, count, num_layers):
+    """The `count` layers that scored best alone, on average over the seeds in `root`, as a SPEC such as "3,5"."""
+    scores = {}
+    for k in range(num_layers):
+        found = [json.loads(path.read_text())["score"] for path in root.glob(f"layer-{k}-seed-*/eval.json")]
+        if not found:
+            raise ValueError(
+                f"--layer top-{count} needs every layer's score, and {root} has none for layer {k}: first run --layer each"
+            )
+        scores[k] = sum(found) / len(found)
+    if not 0 < count <= num_layers:
+        raise ValueError(f"--layer top-{count}: K must be from 1 to {num_layers}")
+    return ",".join(map(str, sorted(sorted(scores, key=lambda k: -scores[k])[:count])))
 
 
 def main(argv=None):
@@ -435,7 +454,8 @@ def main(argv=None):
     embedded, root = args.model is None, Path(args.runs)
     path = root / "base" if embedded else Path(args.model)
     jobs = args.jobs or (os.cpu_count() if embedded else 1)
-    torch.set_num_threads(1 if embedded else max(1, os.cpu_count() // jobs))  # one thread: the same figures on any machine
+    threads = 1 if embedded else max(1, torch.get_num_threads() // jobs)  # one thread: the same figures on any machine
+    torch.set_num_threads(threads)
     try:
         task = tasks.load_task(args.task)
         root.mkdir(parents=True, exist_ok=True)
@@ -444,14 +464,14 @@ def main(argv=None):
                 if not path.exists():
                     torch.set_num_threads(2)
                     teach_base(path, task, args.teach_steps, args.base_seed)
-                    torch.set_num_threads(1)
-        config = Config.from_hf(json.loads((path / "config.json").read_text()))
+                    torch.set_num_threads(threads)
+        config, tokenizer = Config.from_hf(read_json(path / "config.json")), tasks.Tokenizer(path)
 
         specs = [args.layer]
         if args.layer == "each":
             specs = ["base", "full", "norm", *map(str, range(config.num_hidden_layers))]
-        elif args.layer.startswith("top-") and args.layer[4:].isdecimal():
-            specs = [",".join(sorted(ranked_layers(root)[: int(args.layer[4:])], key=int))]
+        elif args.layer.startswith("top-") and is_count(args.layer[4:]):
+            specs = [top_layers(root, int(args.layer[4:]), config.num_hidden_layers)]
         runs = {}
         for seed in args.seeds:
             for spec in specs:
@@ -466,9 +486,14 @@ def main(argv=None):
                     settings |= {"panel": "validation" if args.find_lr else "test", "device": args.device}
                     settings |= {"token_budget": 16384, "eval_batch": max(1, 1024 // args.samples if embedded else args.prompts)}
                     runs[root / run_name(settings)] = settings
+        longest = max(map(len, tokenizer.encode([*task.validation, *task.test, *task.train])))
+        if longest + args.max_tokens > config.max_position_embeddings:
+            raise ValueError(
+                f"--max-tokens {args.max_tokens} after the longest prompt, {longest} tokens, exceeds the model's context of "
+                f"{config.max_position_embeddings}"
+            )
         for folder, settings in runs.items():
             claim_settings(folder, settings)
-        tokenizer = tasks.Tokenizer(path)
     except (ValueError, OSError) as error:
         fail(error)
 
@@ -478,11 +503,17 @@ def main(argv=None):
 
     jobs = min(jobs, sum(not is_done(folder) for folder in runs))
     command = [sys.executable, __file__, *(sys.argv[1:] if argv is None else argv), "--jobs", "1"]
-    helpers = [subprocess.Popen(command, env={**os.environ, "CHILD": "1"}, stdout=subprocess.DEVNULL) for _ in range(jobs - 1)]
+    helpers = [
+        subprocess.Popen(command, env={**os.environ, "CHILD": "1", "OMP_NUM_THREADS": str(threads)}, stdout=subprocess.DEVNULL)
+        for _ in range(jobs - 1)
+    ]
     failed = sweep(runs, load, task, helpers)
     if args.find_lr:
         print("rate        sampled score of full training, validation panel")
-        mean = {lr: [json.loads((f / "eval.json").read_text())["score"] for f, s in runs.items() if s["lr"] == lr and is_done(f)] for lr in args.find_lr}
+        mean = {
+            lr: [json.loads((f / "eval.json").read_text())["score"] for f, s in runs.items() if s["lr"] == lr and is_done(f)]
+            for lr in args.find_lr
+        }
         for lr, scores in mean.items():
             print(f"{lr:<10g}  {sum(scores) / max(1, len(scores)):.3f}")
     if failed:

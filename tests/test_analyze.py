@@ -1,0 +1,137 @@
+"""analyze.py: C(k) and its interval on cases worked by hand, and what it says of damaged or missing runs."""
+
+import csv
+import json
+import xml.etree.ElementTree
+
+import numpy as np
+import pytest
+
+import analyze
+
+SETTINGS = {"num_layers": 3, "panel": "test", "steps": 30, "quick": False, "lr": 0.001}
+
+
+def write_run(folder, layer, seed, right, greedy=None, samples=4, before=None, **changes):
+    name = folder / f"{layer}-seed-{seed}"
+    name.mkdir(parents=True)
+    (name / "config.json").write_text(json.dumps({"settings": {**SETTINGS, "layer": layer, "seed": seed, **changes}}))
+    found = {"right": right, "greedy": greedy or "1" * len(right), "samples": samples, "length": 6.0, "truncated": 0.25}
+    (name / "eval.json").write_text(json.dumps({**found, "before": before or {}}))
+    return name
+
+
+def write_sweep(folder):
+    """Four problems, two seeds. Base .25, full .75, layers .5, .75 (the seeds differ) and .25."""
+    write_run(folder, "base", 0, "4000", "1000")
+    for seed in (0, 1):
+        write_run(folder, "full", seed, "4440", "1110", before={"10": {"right": "4400", "greedy": "1100"}})
+        write_run(folder, "0", seed, "4400", "1100", before={"10": {"right": "4200", "greedy": "1000"}})
+        write_run(folder, "1", seed, "4444" if seed else "4400", "1111")
+        write_run(folder, "2", seed, "4000", "0000")
+    return folder
+
+
+def test_contribution_by_hand(tmp_path, capsys):
+    analyze.main([str(write_sweep(tmp_path / "runs")), "--out", str(tmp_path)])
+    rows = {row["layer"]: row for row in csv.DictReader(open(tmp_path / "contribution.csv"))}
+    assert list(rows) == ["base", "full", "0", "1", "2"]
+    assert [float(rows[k]["score"]) for k in rows] == [0.25, 0.75, 0.5, 0.75, 0.25]
+    assert [float(rows[k]["contribution"]) for k in rows] == [0, 1, 0.5, 1, 0]
+    assert [float(rows[k]["greedy_contribution"]) for k in rows] == [0, 1, 0.5, 1.5, -0.5]
+    assert float(rows["0"]["contribution_step_10"]) == 0.5  # (.375 - .25) / (.5 - .25)
+    assert rows["1"]["contribution_step_10"] == ""  # this layer left nothing at step 10
+    assert rows["0"]["length"] == "6.0" and rows["0"]["truncated"] == "0.25"
+    assert {"layer", "score", "score_se", "contribution", "low", "high", "greedy", "length", "truncated"} <= set(rows["0"])
+    printed = capsys.readouterr().out
+    assert "peak is layer 1 (50% of the depth) with C = 1.00" in printed
+    root = xml.etree.ElementTree.parse(tmp_path / "contribution.svg").getroot()
+    assert root.tag.endswith("svg")
+
+
+def test_standard_error_is_that_of_the_mean_over_problems(tmp_path):
+    """One seed, 0/1 outcomes: the bootstrap's standard error is sqrt(p (1 - p) / n)."""
+    right = "4" * 300 + "0" * 700
+    write_run(tmp_path, "base", 0, "0" * 1000)
+    write_run(tmp_path, "full", 0, "4" * 1000)
+    write_run(tmp_path, "0", 0, right)
+    rows, _, _ = analyze.summarize(*analyze.read_runs(tmp_path)[:2])
+    assert abs(rows[2]["score_se"] - (0.3 * 0.7 / 1000) ** 0.5) < 0.001
+    # Here C is the score, so its interval is the score's: 0.3 -+ 1.96 s.e.
+    assert abs(rows[2]["low"] - (0.3 - 1.96 * 0.0145)) < 0.004 and abs(rows[2]["high"] - (0.3 + 1.96 * 0.0145)) < 0.004
+
+
+def test_interval_by_brute_force():
+    """The bootstrap against the same resampling as a plain loop with other random numbers."""
+    rng = np.random.default_rng(1)
+    table = rng.integers(0, 5, size=(3, 3, 40)) / 4
+    table[0] = table[0, 0]
+    score, draws = analyze.bootstrap(table)
+    np.testing.assert_allclose(score, table.mean((1, 2)))
+    looped = []
+    for _ in range(4000):
+        problems, seeds = rng.integers(0, 40, 40), rng.integers(0, 3, 3)
+        S = [np.mean([[table[row, seed, problem] for problem in problems] for seed in seeds]) for row in range(3)]
+        looped.append(S)
+    for ours, theirs in zip(analyze.interval(draws), analyze.interval(np.array(looped))):
+        np.testing.assert_allclose(ours, theirs, atol=0.02)
+
+
+def test_the_record_gives_the_same_files_again(tmp_path, capsys):
+    analyze.main([str(write_sweep(tmp_path / "runs")), "--out", str(tmp_path / "a")])
+    analyze.main([str(tmp_path / "a"), "--out", str(tmp_path / "b")])
+    for name in ("contribution.csv", "contribution.json", "contribution.svg"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_no_gain_gives_a_sentence_not_a_division(tmp_path, capsys):
+    for layer in ("base", "full", "0"):
+        write_run(tmp_path, layer, 0, "4400")
+    analyze.main([str(tmp_path), "--out", str(tmp_path)])
+    assert "Full training did not move the score (0.500)" in capsys.readouterr().out
+
+
+def test_one_seed_and_quick_say_what_they_cannot_tell(tmp_path, capsys):
+    for layer, right in (("base", "0000"), ("full", "4444"), ("0", "4000"), ("1", "4400")):
+        write_run(tmp_path, layer, 0, right, quick=True)
+    analyze.main([str(tmp_path), "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "One seed only" in printed and "smoke test" in printed
+
+
+def test_what_is_missing_or_damaged_is_named_and_the_rest_reported(tmp_path, capsys):
+    runs = write_sweep(tmp_path / "runs")
+    (runs / "2-seed-1" / "eval.json").unlink()
+    (runs / "1-seed-1" / "eval.json").write_text('{"right": "44')
+    (runs / "0-seed-1" / "eval.json").write_text('{"right": "44x4", "greedy": "1111"}')
+    write_run(runs, "2", 7, "4444", lr=0.5)
+    (runs / "base").mkdir()
+    (runs / "base" / "config.json").write_text('{"model_type": "qwen3"}')  # the model: not a run, and no reason to complain
+    analyze.main([str(runs), "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    for text in (
+        "2-seed-1 is not finished",
+        "1-seed-1 cannot be read",
+        "0-seed-1 cannot be read",
+        "2-seed-7 was made with lr = 0.5",
+    ):
+        assert f"left out: {text}" in printed
+    assert printed.count("left out:") == 4
+
+
+def test_without_base_or_full_scores_are_shown(tmp_path, capsys):
+    write_run(tmp_path, "0", 0, "4400")
+    analyze.main([str(tmp_path), "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "0.500" in printed and "C(k) needs the runs base and full" in printed
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", "[]", '{"settings": 1, "rows": []}'])
+def test_folders_without_runs_are_refused_in_one_line(tmp_path, capsys, content):
+    if content is not None:
+        (tmp_path / "contribution.json").write_text(content)
+    with pytest.raises(SystemExit) as stop:
+        analyze.main([str(tmp_path), "--out", str(tmp_path / "new")])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("analyze.py: ") and error.count("\n") == 1
+    assert str(tmp_path) in error and not (tmp_path / "new").exists()

@@ -1,0 +1,376 @@
+"""rl.py against formulas written out, brute-force loops and float64."""
+
+import math
+
+import pytest
+import torch
+from conftest import tiny
+
+import rl
+from rl import Optimizer, Rollout, group_advantages, policy_loss, rollout, score, update
+
+PROMPTS = [[5, 6, 7, 8], [9], [10, 11, 12, 13, 14, 15, 16], [17, 18]]  # of unequal length; one of a single token
+
+
+def sampled(model, prompts=PROMPTS, group_size=3, max_new_tokens=10, temperature=1.0, eos_id=0, seed=0, **more):
+    generator = torch.Generator().manual_seed(seed)
+    return rollout(
+        model, prompts, group_size=group_size, max_new_tokens=max_new_tokens, temperature=temperature, eos_id=eos_id,
+        generator=generator, **more,
+    )  # fmt: skip
+
+
+def rescored(model, prompt, completion, temperature):
+    """Log-probabilities of a completion by one plain forward pass over that sequence alone."""
+    logits = model(torch.tensor([prompt + completion]))[0, len(prompt) - 1 : -1] / temperature
+    return logits.log_softmax(-1).gather(1, torch.tensor(completion)[:, None])[:, 0]
+
+
+def likes_to_end(model, eos=0):
+    """Make `eos` likely, so that completions end at different times."""
+    with torch.no_grad():
+        model.lm_head.weight[eos] += 0.5 * torch.randn(24)
+    return model
+
+
+# ---------------------------------------------------------------------------------------------------- rollout
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_sampled_logprobs_are_those_of_a_plain_pass(family, temperature):
+    model = likes_to_end(tiny(model_type=family, head_dim=6, tie_word_embeddings=False))
+    out = sampled(model, group_size=8, temperature=temperature)
+    assert len({len(completion) for completion in out.completions}) > 2, "ragged, or the test shows little"
+    for i, (completion, logprobs) in enumerate(zip(out.completions, out.logprobs)):
+        expected = rescored(model, PROMPTS[i // 8], completion, temperature)
+        torch.testing.assert_close(torch.tensor(logprobs), expected, rtol=0, atol=2e-5)
+
+
+def test_greedy_takes_the_likeliest_token_of_a_plain_pass():
+    model = tiny()
+    out = sampled(model, group_size=1, temperature=0, eos_id=60)
+    for prompt, completion in zip(PROMPTS, out.completions):
+        tokens = list(prompt)
+        for token in completion:
+            assert token == model(torch.tensor([tokens]))[0, -1].argmax()
+            tokens.append(token)
+
+
+def test_samples_follow_the_distribution():
+    """Chi-square of 20,000 first tokens against the model's probabilities."""
+    model = tiny()
+    out = sampled(model, prompts=[[5, 6]], group_size=20000, max_new_tokens=1, temperature=0.8)
+    counts = torch.bincount(torch.tensor([c[0] for c in out.completions]), minlength=61).double()
+    expected = 20000 * (model(torch.tensor([[5, 6]]))[0, -1] / 0.8).softmax(-1).double()
+    common = expected > 5
+    chi2 = ((counts - expected) ** 2 / expected)[common].sum()
+    assert chi2 < common.sum() + 5 * math.sqrt(2 * common.sum())
+
+
+def test_completions_end_at_the_first_ending_token_and_nowhere_else():
+    out = sampled(likes_to_end(tiny()), prompts=[[5, 0, 7], [0, 0]], group_size=40, max_new_tokens=8)  # endings in the prompt
+    assert any(out.truncated) and not all(out.truncated)
+    for completion, cut in zip(out.completions, out.truncated):
+        assert 1 <= len(completion) <= 8 and 0 not in completion[:-1]
+        assert cut == (completion[-1] != 0) and (not cut or len(completion) == 8)
+
+
+def test_several_ending_tokens():
+    out = sampled(tiny(), eos_id=[3, 4, 20, 30, 40], max_new_tokens=30, group_size=20)
+    assert {c[-1] for c, cut in zip(out.completions, out.truncated) if not cut} <= {3, 4, 20, 30, 40}
+    assert not any(token in (3, 4, 20, 30, 40) for c in out.completions for token in c[:-1])
+
+
+def test_rows_that_leave_do_not_change_the_others():
+    """What a row samples is the same whether or not ended rows left the batch before."""
+    model = likes_to_end(tiny())
+    ending, endless = sampled(model, max_new_tokens=12), sampled(model, max_new_tokens=12, eos_id=999)
+    for a, b in zip(ending.completions, endless.completions):
+        assert a == b[: len(a)]
+
+
+def test_bad_prompts_are_refused():
+    with pytest.raises(ValueError, match="empty"):
+        sampled(tiny(), prompts=[[1], []])
+    with pytest.raises(ValueError, match="context of 128"):
+        sampled(tiny(), prompts=[[1] * 120], max_new_tokens=9)
+
+
+# ---------------------------------------------------------------------------------------------------- advantages
+
+
+def test_group_advantages_by_hand():
+    rewards = [[1.0, 0.0, 0.0, 1.0], [1.0, 0.0, 0.0, 0.0]]
+    std = torch.tensor(rewards, dtype=torch.float64).std(dim=1, keepdim=True)
+    centered = torch.tensor([[0.5, -0.5, -0.5, 0.5], [0.75, -0.25, -0.25, -0.25]], dtype=torch.float64)
+    torch.testing.assert_close(group_advantages(rewards), (centered / (std + 1e-6)).float())
+    torch.testing.assert_close(group_advantages(rewards, "none"), centered.float())
+
+
+@pytest.mark.parametrize("normalize", ["std", "none"])
+def test_a_group_without_spread_gets_exactly_zero(normalize):
+    for value in (0.0, 1.0, 0.1, 1 / 3):
+        assert (group_advantages(torch.full((2, 7), value), normalize) == 0).all()
+    assert (group_advantages([[1.0]], normalize) == 0).all()
+
+
+def test_gigpo_by_hand():
+    """Two trajectories in group 0, which share the state "a"; two in group 1, which share nothing."""
+    got = rl.gigpo_advantages(
+        episode_return=[10, 10, 10, 0, 0, 4, 8],
+        step_return=[9.0, 9.5, 10.0, 1.0, 0.0, 4.0, 8.0],
+        group=[0, 0, 0, 0, 0, 1, 1],
+        trajectory=[0, 0, 0, 1, 1, 0, 1],  # numbered within its group
+        anchor=["a", "b", "a", "a", "c", "a", "b"],
+        step_weight=0.5,
+    )
+    # Episodes: group 0 has 10 and 0, mean 5 (each trajectory once: by steps it would be 6); group 1 has 4 and 8.
+    # Steps: "a" in group 0 has 9, 10, 1, mean 20/3; all others are alone.
+    third = 20 / 3
+    expected = [5 + 0.5 * (9 - third), 5, 5 + 0.5 * (10 - third), -5 + 0.5 * (1 - third), -5, -2, 2]
+    torch.testing.assert_close(got, torch.tensor(expected))
+
+
+def test_gigpo_normalised_by_brute_force():
+    generator = torch.Generator().manual_seed(3)
+    N = 60
+    group, trajectory = torch.randint(0, 3, (N,), generator=generator), torch.randint(0, 4, (N,), generator=generator)
+    anchor = torch.randint(0, 5, (N,), generator=generator).tolist()
+    per_episode = torch.randn(3, 4, generator=generator)
+    episode_return, step_return = per_episode[group, trajectory], torch.randn(N, generator=generator)
+    got = rl.gigpo_advantages(episode_return, step_return, group, trajectory, anchor, normalize="std")
+    for i in range(N):
+        there = sorted({int(trajectory[j]) for j in range(N) if group[j] == group[i]})
+        episodes = per_episode[group[i], there].double()
+        same = [j for j in range(N) if group[j] == group[i] and anchor[j] == anchor[i]]
+        steps = step_return[same].double()
+        expected = (episode_return[i] - episodes.mean()) / (episodes.std() + 1e-6)
+        if len(same) > 1:
+            expected += (step_return[i] - steps.mean()) / (steps.std() + 1e-6)
+        assert abs(got[i] - expected) < 1e-4
+
+
+# ---------------------------------------------------------------------------------------------------- the loss
+
+
+def written_out(logprobs, old, advantages, mask, aggregate, clip, max_tokens, ref, kl_coef):
+    """policy_loss as loops over Python floats."""
+    rows = []
+    for b in range(len(logprobs)):
+        terms = []
+        for t in range(len(logprobs[b])):
+            if not mask[b][t]:
+                continue
+            ratio, A = math.exp(logprobs[b][t] - old[b][t]), advantages[b]
+            clipped = min(max(ratio, 1 - clip), 1 + clip)
+            r = math.exp(ref[b][t] - logprobs[b][t])
+            terms.append(-min(ratio * A, clipped * A) + kl_coef * (r - math.log(r) - 1))
+        rows.append(terms)
+    if aggregate == "sequence":
+        return sum(sum(terms) / len(terms) for terms in rows) / len(rows)
+    total = sum(map(sum, rows))
+    return total / (len(rows) * max_tokens) if aggregate == "constant" else total / sum(map(len, rows))
+
+
+@pytest.mark.parametrize("kl_coef", [0.0, 0.3])
+@pytest.mark.parametrize("aggregate", ["sequence", "constant", "token"])
+def test_loss_and_gradient_equal_the_formula(aggregate, kl_coef):
+    generator = torch.Generator().manual_seed(4)
+    B, T = 5, 6
+    logprobs, old, ref = (-torch.rand(B, T, generator=generator, dtype=torch.float64) for _ in range(3))
+    advantages = torch.tensor([1.5, -0.7, 0.0, -2.0, 0.4], dtype=torch.float64)
+    mask = torch.arange(T) < torch.tensor([[6], [3], [1], [4], [5]])
+    logprobs.requires_grad_(True)
+
+    def ours(x):
+        return policy_loss(x, old, advantages, mask, aggregate=aggregate, max_tokens=9, ref_logprobs=ref, kl_coef=kl_coef)
+
+    loss = ours(logprobs)
+    plain = [x.tolist() for x in (logprobs, old, advantages, mask)]
+    assert abs(loss.item() - written_out(*plain, aggregate, 0.2, 9, ref.tolist(), kl_coef)) < 1e-12
+    (gradient,) = torch.autograd.grad(loss, logprobs)
+    for b in range(B):
+        for t in range(T):
+            h = torch.zeros(B, T, dtype=torch.float64)
+            h[b, t] = 1e-6
+            assert abs((ours(logprobs + h) - ours(logprobs - h)) / 2e-6 - gradient[b, t]) < 1e-8
+
+
+def test_clipping_stops_the_gradient_on_the_right_side_only():
+    def gradient(ratio, advantage):
+        logprobs = torch.tensor([[math.log(ratio)]], requires_grad=True)
+        policy_loss(logprobs, torch.zeros(1, 1), torch.tensor([advantage]), torch.ones(1, 1)).backward()
+        return logprobs.grad.item()
+
+    assert gradient(1.3, 1.0) == 0 and gradient(0.7, -1.0) == 0  # already far enough the right way
+    assert gradient(0.7, 1.0) < 0 and gradient(1.3, -1.0) > 0  # the wrong way: must be pulled back
+
+
+def test_the_kl_term_pulls_towards_the_reference():
+    """Expected gradient over samples of the policy is not zero, and a step along it lowers the divergence."""
+    logits = torch.tensor([1.0, 0.0, -1.0], requires_grad=True)
+    reference = torch.tensor([0.2, 0.5, 0.3]).log()
+    probabilities = logits.log_softmax(-1)
+    tokens = probabilities[:, None]  # every token once, weighted by its probability: an exact expectation
+    zeros = torch.zeros(3)
+    loss = sum(
+        probabilities[i].exp().detach()
+        * policy_loss(
+            tokens[[i]], tokens[[i]].detach(), zeros[[i]], torch.ones(1, 1), ref_logprobs=reference[[i]][:, None], kl_coef=1.0
+        )
+        for i in range(3)
+    )
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert gradient.abs().max() > 0.05
+
+    def divergence(x):
+        p = x.log_softmax(-1)
+        return (p.exp() * (p - reference)).sum()
+
+    assert divergence(logits - 0.1 * gradient) < divergence(logits)
+
+
+def test_token_logprobs_in_chunks():
+    x, weight = torch.randn(13, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
+    tokens = torch.randint(0, 50, (13,))
+    expected = ((x @ weight.T) / 0.7).log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+    wanted = torch.autograd.grad(expected.square().sum(), [x, weight])
+    for chunk in (1, 200, 10**9):
+        got = rl.token_logprobs(x, weight, tokens, 0.7, chunk)
+        torch.testing.assert_close(got, expected)
+        torch.testing.assert_close(torch.autograd.grad(got.square().sum(), [x, weight]), wanted, rtol=1e-4, atol=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------------- update
+
+
+def only(model, k):
+    model.requires_grad_(False)
+    (model if k == "full" else model.model.norm if k == 4 else model.model.layers[k]).requires_grad_(True)
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def gradients(model, batch, advantages, trained, start, **settings):
+    """Gradients of one update: Adam's first moment after one step is 0.1 times the gradient, clipped to a norm of 1."""
+    optimizer = Optimizer(trained)
+    figures = update(model, optimizer, batch, advantages, lr=0.0, start=start, **settings)
+    return [optimizer.adam.state[m]["exp_avg"] / 0.1 * max(1, figures["grad_norm"]) for m in optimizer.masters], figures
+
+
+def plain_loss(model, batch, advantages, aggregate, max_tokens):
+    """The GRPO objective by plain passes over single sequences: no sharing, no cache, no micro-batch."""
+    rows = []
+    for i, completion in enumerate(batch.completions):
+        logprobs = rescored(model, batch.prompts[i // batch.group_size], completion, 1.0)
+        ratio = (logprobs - torch.tensor(batch.logprobs[i])).exp()
+        A = advantages[i]
+        rows.append(-torch.minimum(ratio * A, ratio.clamp(0.8, 1.2) * A))
+    if aggregate == "sequence":
+        return torch.stack([row.mean() for row in rows]).mean()
+    total = torch.cat(rows).sum()
+    return total / (len(rows) * max_tokens) if aggregate == "constant" else total / sum(map(len, rows))
+
+
+@pytest.mark.parametrize("aggregate", ["sequence", "constant", "token"])
+@pytest.mark.parametrize("k", ["full", 0, 2, 3, 4])
+def test_gradient_equals_that_of_plain_full_passes(k, aggregate):
+    """Sharing prompts, starting at layer k from kept states, skipping rows without signal: none changes the gradient."""
+    model = likes_to_end(tiny(tie_word_embeddings=k != 0))
+    start = 0 if k == "full" else k
+    batch = sampled(model, start=start)
+    advantages = torch.tensor([1.0, -0.5, 0.0, 0.0, 0.0, 0.0, 2.0, -1.0, 0.3, 0.0, -0.2, 0.7])
+    trained = only(model, k)
+    wanted = torch.autograd.grad(plain_loss(model, batch, advantages.tolist(), aggregate, 10), trained)
+    for budget in (1, 25, 10**6):  # tokens a micro-batch: one row, a few, all
+        got, figures = gradients(
+            model, batch, advantages, trained, start, aggregate=aggregate, max_tokens=10, token_budget=budget
+        )
+        assert figures["logprob_gap"] < 2e-5
+        scale = max(g.abs().max() for g in wanted)
+        for a, b in zip(got, wanted):
+            assert (a - b).abs().max() <= 1e-5 * scale + 1e-7
+
+
+def test_the_ending_token_is_trained_also_when_it_is_the_padding():
+    """A completion that is nothing but the ending token (id 0, what padding is filled with) still has a gradient."""
+    model = tiny()
+    batch = Rollout([[5, 6], [7]], 1, [[0], [8, 9, 0]], [[-1.0], [-1.0, -1.0, -1.0]])
+    logprobs, mask = score(model, batch, [0, 1], 1.0)
+    assert mask.tolist() == [[True, False, False], [True, True, True]]
+    torch.testing.assert_close(logprobs[0, :1], rescored(model, [5, 6], [0], 1.0))
+    torch.testing.assert_close(logprobs[1], rescored(model, [7], [8, 9, 0], 1.0))
+    trained = only(model, 2)
+    got, _ = gradients(model, batch, torch.tensor([1.0, 0.0]), trained, 2)
+    assert max(g.abs().max() for g in got) > 1e-4
+
+
+def test_a_batch_without_signal_leaves_weights_and_momentum_alone():
+    model = tiny()
+    trained = only(model, 1)
+    optimizer = Optimizer(trained)
+    batch = sampled(model, start=1)
+    update(model, optimizer, batch, torch.randn(12), lr=1e-2, start=1)  # builds up momentum
+    weights = [parameter.detach().clone() for parameter in trained]
+    moments = [optimizer.adam.state[parameter]["exp_avg"].clone() for parameter in trained]
+    figures = update(model, optimizer, batch, torch.zeros(12), lr=1e-2, start=1, kl_coef=0.5, reference=weights)
+    assert figures["signal"] == 0
+    assert all(torch.equal(parameter, value) for parameter, value in zip(trained, weights))
+    assert all(torch.equal(optimizer.adam.state[p]["exp_avg"], value) for p, value in zip(trained, moments))
+
+
+@pytest.mark.parametrize("k", [0, 2, 3])
+def test_only_the_chosen_layer_moves(k):
+    model = tiny()
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    update(model, Optimizer(only(model, k)), sampled(model, start=k), torch.randn(12), lr=1e-2, start=k)
+    moved = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+    assert moved == {name for name in before if name.startswith(f"model.layers.{k}.")}
+
+
+def test_a_tiny_step_on_a_bf16_model_is_not_lost():
+    """100 steps of 1e-6 on weights near 0.02, where bf16 has neighbours 1e-4 apart: the master moves, and so does the model."""
+    weight = torch.nn.Parameter(torch.full((64, 64), 0.02).to(torch.bfloat16))
+    start, optimizer = weight.detach().clone(), Optimizer([weight])
+    naive = weight.detach().clone()
+    for _ in range(100):
+        weight.grad = torch.ones_like(weight)
+        optimizer.collect_gradients()
+        optimizer.step(1e-6)
+        naive -= torch.tensor(1e-6, dtype=torch.bfloat16)
+    assert torch.equal(naive, start), "bf16 alone loses every step"
+    torch.testing.assert_close(optimizer.masters[0].detach(), start.float() - 100e-6, rtol=0, atol=1e-6)
+    assert (weight < start).all()
+
+
+def test_the_reference_is_the_saved_layer_put_back():
+    model = likes_to_end(tiny())
+    trained = only(model, 2)
+    saved = [parameter.detach().clone() for parameter in trained]
+    batch = sampled(model, start=2)
+    untrained = score(model, batch, list(range(12)), 1.0, 2)[0].detach()
+    optimizer = Optimizer(trained)
+    for _ in range(3):
+        figures = update(model, optimizer, batch, torch.randn(12), lr=1e-2, start=2, kl_coef=0.1, reference=saved)
+    now = score(model, batch, list(range(12)), 1.0, 2)[0].detach()
+    assert (now - untrained).abs().max() > 1e-3 and figures["kl"] > 0
+    with rl.swapped(trained, saved):
+        assert torch.equal(score(model, batch, list(range(12)), 1.0, 2)[0], untrained)
+    assert torch.equal(score(model, batch, list(range(12)), 1.0, 2)[0], now)
+
+
+def test_several_updates_a_batch_are_clipped():
+    model = likes_to_end(tiny())
+    batch = sampled(model, start=1)
+    figures = update(model, Optimizer(only(model, 1)), batch, torch.randn(12), lr=3e-2, start=1, epochs=6)
+    assert figures["clipped"] > 0.05 and figures["logprob_gap"] < 2e-5
+
+
+def test_what_is_not_finite_stops_before_the_weights():
+    model = tiny()
+    trained = only(model, 3)
+    before = [parameter.detach().clone() for parameter in trained]
+    batch = sampled(model, start=3)
+    with pytest.raises(FloatingPointError, match="loss"):
+        update(model, Optimizer(trained), batch, torch.full((12,), float("inf")), lr=1e-2, start=3)
+    assert all(torch.equal(parameter, value) for parameter, value in zip(trained, before))

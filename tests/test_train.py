@@ -1,0 +1,256 @@
+"""train.py from its command line: the sweep end to end, determinism, resuming, sharing, and refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+import tasks
+import train
+
+ROOT = Path(train.__file__).parent
+SHORT = [
+    "--steps",
+    "4",
+    "--prompts",
+    "4",
+    "--group",
+    "4",
+    "--eval-problems",
+    "12",
+    "--samples",
+    "2",
+    "--jobs",
+    "1",
+    "--seeds",
+    "0",
+]
+
+
+@pytest.fixture(scope="session")
+def given(tmp_path_factory):
+    """Options that name a model and a task of which it solves a tenth: it writes "0000" and a random digit, then ends."""
+    folder, arithmetic = tmp_path_factory.mktemp("given"), tasks.arithmetic()
+    arithmetic.demonstrate = lambda rng: (f"add {rng.randrange(10)} {rng.randrange(10)} =", f"0000{rng.randrange(10)}")
+    train.teach_base(folder / "base", arithmetic, 60, 0)
+    problems = [{"question": f"add {a} {b} =", "answer": f"#### {(a + b) % 10}"} for a in range(20) for b in range(10)]
+    (folder / "sums.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
+    return ["--model", str(folder / "base"), "--task", str(folder / "sums.jsonl"), "--max-tokens", "6", "--lr", "1e-3"]
+
+
+@pytest.fixture
+def command(given):
+    return lambda runs, *more: ["--runs", str(runs), *given, *SHORT, *more]
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return tmp_path / "runs"
+
+
+def files(runs, pattern):
+    return {str(path.relative_to(runs)): path.read_bytes() for path in sorted(runs.glob(pattern))}
+
+
+def refused(capsys, *argv):
+    """The one line that a bad command ends with."""
+    with pytest.raises(SystemExit) as stop:
+        train.main(list(argv))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("train.py: ") and error.count("\n") == 1
+    return error
+
+
+def test_what_is_taught_is_learnt_and_the_base_opens_like_any_checkpoint(given):
+    """The demonstrations were "0000", any digit, the end: `transformers` opens the folder and finds that distribution."""
+    base = Path(given[1])
+    assert {path.name for path in base.iterdir()} == {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    }
+    tokenizer, model = tasks.Tokenizer(base), transformers.AutoModelForCausalLM.from_pretrained(base)
+    ids = tokenizer.tokens.encode("add 3 4 = 00007").ids
+    with torch.no_grad():
+        probabilities = model(torch.tensor([ids])).logits[0, -6:].softmax(-1)
+    digits = [tokenizer.tokens.token_to_id(digit) for digit in "0123456789"]
+    assert (probabilities[:4, digits[0]] > 0.95).all() and probabilities[5, 0] > 0.95  # 0 0 0 0 _ end
+    assert (probabilities[4, digits] > 0.03).all() and probabilities[4, digits].sum() > 0.95
+
+
+def test_a_sweep_leaves_a_folder_for_each_run(runs, command, given):
+    train.main(command(runs, "--layer", "each"))
+    names = {path.parent.name for path in runs.glob("*/eval.json")}
+    assert names == {"base-seed-0", "full-seed-0", "norm-seed-0", *(f"layer-{k}-seed-0" for k in range(8))}
+    base = load_file(Path(given[1]) / "model.safetensors")
+    for run in names - {"base-seed-0"}:
+        tensors = load_file(runs / run / "layer.safetensors")
+        prefix = {"f": "", "n": "model.norm."}.get(run[0], f"model.layers.{run[6]}.")
+        assert set(tensors) == {name for name in base if name.startswith(prefix)}
+        assert any(not torch.equal(tensors[name], base[name]) for name in tensors), run
+        found = json.loads((runs / run / "eval.json").read_text())
+        assert 0 <= found["score"] <= 1 and len(found["right"]) == 12 and len(found["answers"]) == 12
+        assert found["score"] == sum(map(int, found["right"])) / 24 and len(found["lengths"]) == 24
+        lines = [json.loads(line) for line in (runs / run / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == [1, 2, 3, 4] and lines[0]["logprob_gap"] < 1e-4
+        config = json.loads((runs / run / "config.json").read_text())
+        assert config["settings"]["steps"] == 4 and config["versions"]["torch"] == torch.__version__
+
+
+def test_runs_of_one_sweep_do_not_touch_each_other(runs, command, tmp_path):
+    """Layer 3 after full training in one process is layer 3 alone."""
+    train.main(command(runs, "--layer", "full"))
+    train.main(command(runs, "--layer", "3"))
+    other = tmp_path / "alone"
+    train.main(command(other, "--layer", "each"))
+    for name in ("metrics.jsonl", "eval.json", "layer.safetensors"):
+        assert (runs / "layer-3-seed-0" / name).read_bytes() == (other / "layer-3-seed-0" / name).read_bytes()
+
+
+def test_the_same_command_gives_the_same_files_and_another_seed_others(runs, command, tmp_path):
+    again = tmp_path / "again"
+    for folder in (runs, again):
+        train.main(command(folder, "--layer", "2", "--seeds", "0,1"))
+    for pattern in ("*/metrics.jsonl", "*/eval.json", "*/layer.safetensors"):
+        assert files(runs, pattern) == files(again, pattern)
+    assert (runs / "layer-2-seed-0/metrics.jsonl").read_bytes() != (runs / "layer-2-seed-1/metrics.jsonl").read_bytes()
+
+
+def test_a_finished_run_is_not_done_again(runs, command):
+    train.main(command(runs, "--layer", "1"))
+    before = {path: path.stat().st_mtime_ns for path in runs.glob("layer-1-seed-0/*.json*")}
+    train.main(command(runs, "--layer", "1"))
+    assert before == {path: path.stat().st_mtime_ns for path in runs.glob("layer-1-seed-0/*.json*")}
+
+
+@pytest.mark.parametrize("layer", ["full", "5"])
+def test_a_run_carries_on_from_its_checkpoint_bit_for_bit(runs, command, given, tmp_path, monkeypatch, layer):
+    other = tmp_path / "other"
+    train.main(command(runs, "--layer", layer))
+    monkeypatch.setattr(train, "SAVE_EVERY", 0)
+    task, calls = tasks.load_task(given[3]), []
+    draw = task.draw
+
+    def interrupted(seed, step, n):
+        calls.append(step)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return draw(seed, step, n)
+
+    task.draw = interrupted
+    monkeypatch.setattr(tasks, "load_task", lambda spec: task)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(command(other, "--layer", layer))
+    assert not list(other.glob("*/eval.json")) and len(list(other.glob("*/checkpoint.safetensors"))) == 1
+    train.main(command(other, "--layer", layer))
+    assert calls == [0, 1, 2, 3, 3]
+    for pattern in ("*seed*/metrics.jsonl", "*/eval.json", "*/layer.safetensors"):
+        assert files(runs, pattern) == files(other, pattern)
+    assert not list(other.glob("*/checkpoint.safetensors"))
+
+
+def test_four_processes_share_a_sweep_and_one_is_killed(runs, command, tmp_path):
+    other = tmp_path / "other"
+    train.main(command(other, "--layer", "each"))
+    argv = [sys.executable, str(ROOT / "train.py"), *command(runs, "--layer", "each")]
+    quiet = dict(env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    processes = [subprocess.Popen(argv, **quiet) for _ in range(4)]
+    while not list(runs.glob("*/eval.json")):
+        time.sleep(0.05)
+    processes[0].send_signal(signal.SIGKILL)
+    assert [process.wait(120) for process in processes] == [-9, 0, 0, 0]
+    for pattern in ("*seed*/metrics.jsonl", "*/eval.json", "*/layer.safetensors"):
+        assert files(runs, pattern) == files(other, pattern)
+
+
+def test_find_lr_scores_on_the_validation_panel(runs, command, capsys):
+    train.main(command(runs, "--layer", "full", "--find-lr", "1e-4,1e-3"))
+    assert {path.parent.name for path in runs.glob("*/eval.json")} == {"full-lr-0.0001-seed-0", "full-lr-0.001-seed-0"}
+    assert all(json.loads(path.read_text())["panel"] == "validation" for path in runs.glob("*/eval.json"))
+    assert "0.0001" in capsys.readouterr().out
+
+
+def test_top_k_takes_the_best_layers_of_the_sweep(runs, command):
+    scores = {0: 0.2, 1: 0.5, 2: 0.9, 3: 0.8, 4: 0.1, 5: 0.0, 6: 0.3, 7: 0.6}
+    for k, score in scores.items():
+        for seed in (0, 1):
+            folder = runs / f"layer-{k}-seed-{seed}"
+            folder.mkdir(parents=True)
+            (folder / "eval.json").write_text(json.dumps({"score": score + 0.01 * seed}))
+    train.main(command(runs, "--layer", "top-3"))
+    assert (runs / "layer-2,3,7-seed-0" / "eval.json").exists()
+
+
+@pytest.mark.parametrize(
+    "spec, layers",
+    [
+        ("5", [5]),
+        ("3,5", [3, 5]),
+        ("5,3", [3, 5]),
+        ("mid-1", [3]),
+        ("mid-2", [3, 4]),
+        ("mid-3", [2, 3, 4]),
+        ("mid-8", [*range(8)]),
+    ],
+)
+def test_layer_specifications(spec, layers):
+    """mid-k is layers floor(L/2 - k/2) up to, not including, floor(L/2 + k/2), here with L = 8."""
+    assert train.layers_of(spec, 8) == layers
+
+
+@pytest.mark.parametrize(
+    "spec", ["8", "-1", "99", "3,3", "3,", "", ",", "mid-0", "mid-9", "mid-", "mid-x", "mid-1.5", "top-2", "all", "1.5", "٣", "²"]
+)
+def test_layer_specifications_that_make_no_sense(runs, command, capsys, spec):
+    assert "--layer" in refused(capsys, *command(runs), f"--layer={spec}")
+
+
+REFUSED = [
+    (["--steps", "0"], "--steps"), (["--steps", "many"], "--steps"), (["--prompts", "0"], "--prompts"), (["--group", "1"], "--group"),
+    (["--temperature", "0"], "--temperature"), (["--temperature", "-1"], "--temperature"), (["--temperature", "nan"], "--temperature"),
+    (["--lr", "-1e-3"], "--lr"), (["--lr", "0"], "--lr"), (["--clip", "0"], "--clip"), (["--kl", "-1"], "--kl"), (["--epochs", "0"], "--epochs"),
+    (["--max-tokens", "0"], "--max-tokens"), (["--samples", "10"], "--samples"), (["--algo", "ppo"], "--algo"), (["--seeds", "a"], "--seeds"),
+    (["--seeds", "1,1"], "--seeds"), (["--seeds=-1"], "--seeds"), (["--task", "sums"], "--task"), (["--task", "nowhere.jsonl"], "nowhere.jsonl"),
+    (["--model", "nowhere"], "nowhere"), (["--model", "nowhere", "--quick"], "--quick"), (["--device", "tpu"], "--device"),
+    (["--find-lr", "1e-3", "--layer", "3"], "--find-lr"), (["--layer", "full", "--find-lr", "x"], "--find-lr"), (["--jobs", "0"], "--jobs"),
+    (["--unknown"], "--unknown"), (["--max-tokens", "600"], "context"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("argv, word", REFUSED, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_options_that_make_no_sense(runs, command, capsys, argv, word):
+    assert word in refused(capsys, *command(runs), *argv)
+    assert not list(runs.rglob("*")), "nothing half-written"
+
+
+def test_settings_are_never_mixed(runs, command, capsys):
+    train.main(command(runs, "--layer", "1"))
+    capsys.readouterr()
+    error = refused(capsys, *command(runs, "--layer", "1", "--lr", "0.5"))
+    assert "lr = 0.001" in error and "0.5" in error and "--runs" in error
+
+
+def test_a_cuda_device_that_is_not_there(runs, command, capsys):
+    if not torch.cuda.is_available():
+        assert "cuda" in refused(capsys, *command(runs), "--device", "cuda")
+
+
+def test_one_step_on_a_real_checkpoint(tmp_path, real_weights, real_data):
+    model = real_weights / "qwen2.5-coder-0.5b-instruct"
+    argv = f"--model {model} --task {real_data}/gsm8k_train.jsonl --layer 12 --steps 1 --prompts 2 --group 4 --max-tokens 64"
+    train.main([*argv.split(), "--seeds", "0", "--eval-problems", "2", "--samples", "1", "--runs", str(tmp_path)])
+    tensors = load_file(tmp_path / "layer-12-seed-0" / "layer.safetensors")
+    assert len(tensors) == 12 and all(name.startswith("model.layers.12.") for name in tensors)
+    (line,) = [json.loads(line) for line in (tmp_path / "layer-12-seed-0" / "metrics.jsonl").read_text().splitlines()]
+    base = load_file(model / "model.safetensors")
+    changed = [name for name, tensor in tensors.items() if not torch.equal(tensor, base[name].float())]
+    assert bool(changed) == (line["signal"] > 0)
