@@ -29,6 +29,8 @@ import sys
 import time
 from pathlib import Path
 
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch: its threads then do not burn a core that others want
+
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
@@ -43,7 +45,7 @@ ALGORITHMS = {  # what group_advantages divides by, how policy_loss averages
     "grpo": {"normalize": "std", "aggregate": "sequence"},
     "dr_grpo": {"normalize": "none", "aggregate": "constant"},
 }
-EMBEDDED = dict(steps=150, lr=1e-3, prompts=32, group=16, max_tokens=6, eval_problems=1000, teach_steps=900)
+EMBEDDED = dict(steps=150, lr=1e-3, prompts=32, group=16, max_tokens=6, eval_problems=1000, teach_steps=700)
 QUICK = dict(steps=30, lr=1e-3, prompts=32, group=16, max_tokens=6, eval_problems=300, teach_steps=400)
 REAL = dict(steps=200, lr=5e-6, prompts=32, group=8, max_tokens=1024, eval_problems=200, teach_steps=0)
 
@@ -264,7 +266,7 @@ def train(model, tokenizer, task, folder, settings, bar, check=lambda: None):
 def save_checkpoint(folder, step, trained, optimizer, generator, lines, evaluations):
     """All that the rest of the run depends on, in one file: weights, Adam's moments, random numbers, the log so far."""
     tensors = {"generator": generator.get_state()}
-    for (name, parameter), master in zip(trained.items(), optimizer.masters):
+    for name, master in zip(trained, optimizer.masters):
         tensors[f"weight.{name}"] = master.detach()
         for moment, value in optimizer.adam.state.get(master, {}).items():
             tensors[f"{moment}.{name}"] = value
