@@ -45,7 +45,7 @@ ALGORITHMS = {  # what group_advantages divides by, how policy_loss averages
     "grpo": {"normalize": "std", "aggregate": "sequence"},
     "dr_grpo": {"normalize": "none", "aggregate": "constant"},
 }
-EMBEDDED = dict(steps=150, lr=1e-3, prompts=32, group=16, max_tokens=6, eval_problems=1000, teach_steps=700)
+EMBEDDED = dict(steps=150, lr=5e-4, prompts=32, group=16, max_tokens=6, eval_problems=1000, teach_steps=700)
 QUICK = dict(steps=30, lr=1e-3, prompts=32, group=16, max_tokens=6, eval_problems=300, teach_steps=400)
 REAL = dict(steps=200, lr=5e-6, prompts=32, group=8, max_tokens=1024, eval_problems=200, teach_steps=0)
 
