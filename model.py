@@ -160,12 +160,7 @@ class Attention(nn.Module):
         q, k = rotate(q, *rope), rotate(k, *rope)
         k, v = extend(k, v)  # (B, kv_heads, S, head_dim)
         # Query heads that share a key head become more query rows of that head: no copy of k and v is made.
-        kv_heads = k.shape[1]
-        shared = q.shape[1] // kv_heads
-        q = q.reshape(B, kv_heads, shared * T, -1)
-        if mask is not None and T > 1:
-            mask = mask.repeat(1, 1, shared, 1)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out = F.scaled_dot_product_attention(q.reshape(B, k.shape[1], -1, self.config.head_dim), k, v, attn_mask=mask)
         return self.o_proj(out.view(B, -1, T, self.config.head_dim).transpose(1, 2).reshape(B, T, -1))
 
 
@@ -216,7 +211,8 @@ class KVCache:
 
     def keep(self, rows):
         """Drop every row but `rows` (an index tensor)."""
-        self.layers = [[stored[rows] for stored in layer] for layer in self.layers]
+        for layer in self.layers:  # one at a time: no second cache in memory
+            layer[:] = [stored[rows] for stored in layer]
 
 
 class Prefix:
@@ -277,6 +273,9 @@ class Transformer(nn.Module):
         x (B, T, D); positions (B or 1, T); mask (B or 1, 1, T, S), True where a query may look, or None for everywhere.
         """
         rope = [table.to(x.dtype) for table in rope_tables(self.config, positions)]
+        if mask is not None:  # once for all layers: as what is added to the scores, and for each head that shares a key head
+            shared = self.config.num_attention_heads // self.config.num_key_value_heads
+            mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, float("-inf")).repeat(1, 1, shared, 1)
         for i in range(self.config.num_hidden_layers)[start:stop]:
             extend = (lambda k, v, i=i: cache.extend(i, k, v)) if cache else lambda k, v: (k, v)
             x = self.model.layers[i](x, rope, mask, extend)
@@ -298,19 +297,20 @@ class Transformer(nn.Module):
         for file in weight_files(path):
             try:
                 with safe_open(file, framework="pt") as tensors:
-                    for name in tensors.keys():
-                        if name == "lm_head.weight" and config.tie_word_embeddings:
-                            continue  # some tied checkpoints ship the head all the same
-                        if name not in wanted:
-                            raise ValueError(
-                                f"{file}: tensor {name} does not belong to a {config.model_type} model of this config.json"
-                            )
+                    names = list(tensors.keys())
+                for name in names:
+                    if name == "lm_head.weight" and config.tie_word_embeddings:
+                        continue  # some tied checkpoints ship the head all the same
+                    if name not in wanted:
+                        raise ValueError(
+                            f"{file}: tensor {name} does not belong to a {config.model_type} model of this config.json"
+                        )
+                    with safe_open(file, framework="pt") as tensors:  # opened for each: what is mapped stays one tensor
                         tensor = tensors.get_tensor(name)
-                        if tensor.shape != wanted[name].shape:
-                            raise ValueError(
-                                f"{file}: tensor {name} has shape {list(tensor.shape)}; config.json asks for {list(wanted[name].shape)}"
-                            )
-                        loaded[name] = tensor.to(device=device, dtype=dtype, copy=True)
+                    if tensor.shape != wanted[name].shape:
+                        shapes = f"{list(tensor.shape)}; config.json asks for {list(wanted[name].shape)}"
+                        raise ValueError(f"{file}: tensor {name} has shape {shapes}")
+                    loaded[name] = tensor.to(device=device, dtype=dtype, copy=True)
             except SafetensorError as error:
                 raise ValueError(f"{file}: not a whole safetensors file ({error}); download it again") from None
         missing = sorted(set(wanted) - set(loaded))

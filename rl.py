@@ -191,7 +191,10 @@ def gigpo_advantages(episode_return, step_return, group, trajectory, anchor, *, 
 # ---------------------------------------------------------------------------------------------------- the loss
 
 
-def token_logprobs(x, weight, tokens, temperature, chunk=2**25):
+CHUNK = 2**25  # logits that exist at a time in a training pass: 128 MiB in fp32
+
+
+def token_logprobs(x, weight, tokens, temperature, chunk=CHUNK):
     """log softmax(x @ weight.T / temperature) at `tokens`: x (N, D), weight (V, D), tokens (N,) -> (N,), in fp32.
 
     At most `chunk` logits exist at a time; with more than one chunk, the backward pass computes them again.

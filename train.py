@@ -24,9 +24,11 @@ import json
 import os
 import platform
 import random
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch: its threads then do not burn a core that others want
@@ -45,11 +47,15 @@ ALGORITHMS = {  # what group_advantages divides by, how policy_loss averages
     "grpo": {"normalize": "std", "aggregate": "sequence"},
     "dr_grpo": {"normalize": "none", "aggregate": "constant"},
 }
-EMBEDDED = dict(steps=150, lr=5e-4, prompts=32, group=16, max_tokens=6, eval_problems=1000, teach_steps=700)
+EMBEDDED = dict(steps=120, lr=5e-4, prompts=32, group=16, max_tokens=6, eval_problems=1000, teach_steps=700)
 QUICK = dict(steps=30, lr=1e-3, prompts=32, group=16, max_tokens=6, eval_problems=300, teach_steps=400)
 REAL = dict(steps=200, lr=5e-6, prompts=32, group=8, max_tokens=1024, eval_problems=200, teach_steps=0)
 
 
+EMBEDDED_CONFIG = Config(
+    vocab_size=16, hidden_size=48, intermediate_size=128, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=2,
+    head_dim=16, rope_theta=1e4, max_position_embeddings=512,
+)  # fmt: skip
 SAVE_EVERY = 30  # seconds between a run's checkpoints
 
 
@@ -60,11 +66,7 @@ def teach_base(path, task, steps, seed):
     """Teach a tiny Qwen3 from demonstrations and save it as a Hugging Face folder, with its tokenizer."""
     words = tasks.embedded_tokenizer(task.vocabulary)
     torch.manual_seed(seed)
-    config = Config(
-        vocab_size=words.get_vocab_size(), hidden_size=48, intermediate_size=128, num_hidden_layers=8, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=16, rope_theta=1e4, max_position_embeddings=512,
-    )  # fmt: skip
-    model = Transformer(config)
+    model = Transformer(replace(EMBEDDED_CONFIG, vocab_size=words.get_vocab_size()))
     adam = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     rng, eos = random.Random(f"demonstrations {seed}"), [0]
     bar = tqdm(range(steps), desc="teaching the base", leave=False)
@@ -105,7 +107,7 @@ def write_json(path, value):
 
 def write_tensors(path, tensors, metadata=None):
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata=metadata)
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part, metadata=metadata)
     os.replace(part, path)
 
 
@@ -254,7 +256,7 @@ def train(model, tokenizer, task, folder, settings, bar, check=lambda: None):
 
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if names:
-        write_tensors(folder / "layer.safetensors", {name: parameter.detach() for name, parameter in trained.items()})
+        write_tensors(folder / "layer.safetensors", dict(zip(trained, optimizer.masters)))
     last = evaluations[points[-1]]
     path = {point: {name: evaluations[point][name] for name in ("right", "greedy")} for point in points[:-1]}
     write_json(folder / "eval.json", {"panel": settings["panel"], "step": points[-1], **last, "before": path})
@@ -368,6 +370,104 @@ def sweep(runs, load, task, helpers=()):
     return list(failed.values())
 
 
+# ---------------------------------------------------------------------------------------------------- plan and merge
+
+
+def plan(config, spec, settings, prompt_length):
+    """Expected memory of one run in bytes, part by part, and how many parameters train: computed from shapes alone.
+
+    "sampling" and "training" follow one another, so the peak holds the larger of the two. Activations are counted per token
+    and layer from what autograd keeps: about 10 vectors of the residual's width, 3 of the heads' and 4 of the MLP's.
+    """
+    with torch.device("meta"):
+        model = Transformer(config)
+    names, start = choose(model, spec)
+    parameters = dict(model.named_parameters())
+    total, trained = sum(p.numel() for p in parameters.values()), sum(parameters[name].numel() for name in names)
+    size = 2 if settings["device"] == "cuda" else 4  # bytes a number: bf16 or fp32
+    rows, slots = settings["prompts"] * settings["group"], prompt_length + settings["max_tokens"]
+    kv = 2 * config.num_key_value_heads * config.head_dim
+    D, heads, vocab = config.hidden_size, config.num_attention_heads * config.head_dim, config.vocab_size
+    cache = size * config.num_hidden_layers * kv * (rows * slots + settings["prompts"] * prompt_length)
+    kept = size * D * (rows * settings["max_tokens"] + settings["prompts"] * prompt_length) * (start > 0)
+    longest = min(settings["token_budget"], rows * settings["max_tokens"] + settings["prompts"] * prompt_length)
+    tokens = max(longest, slots)  # of a micro-batch: at least one row
+    layers = config.num_hidden_layers - start
+    activations = (
+        size * tokens * layers * (10 * D + 3 * (heads + kv) + 4 * config.intermediate_size + kv * slots // settings["max_tokens"])
+    )
+    head = 16 * min(rl.CHUNK, tokens * vocab) + (size + 4) * vocab * D * (spec == "full")
+    return {
+        "parameters": total, "trained": trained, "weights": size * total,
+        "masters, gradients, Adam, untrained copy": trained * ((12 if size == 4 else 18) + size),
+        "hidden states kept": kept, "sampling: cache": cache, "sampling: log-probabilities": 16 * rows * vocab,
+        "training: activations": activations * (spec != "norm"), "training: log-probabilities": head,
+        "program and libraries": 4 * 10**8,
+    }  # fmt: skip
+
+
+def peak(parts):
+    """The largest sum of `plan`'s parts that are in memory at one time."""
+    held = [value for name, value in parts.items() if name not in ("parameters", "trained") and ":" not in name]
+    return sum(held) + max(sum(v for n, v in parts.items() if n.startswith(phase)) for phase in ("sampling:", "training:"))
+
+
+def print_plan(config, runs, prompt_length):
+    """What `--plan` prints: parameters and memory of the first run of each kind, and the number of runs."""
+    kinds = {}
+    for settings in runs:
+        kind = "one layer" if settings["layer"].isdecimal() else settings["layer"]
+        kinds.setdefault(kind, plan(config, settings["layer"], settings, prompt_length))
+    kinds = {kind: parts for kind, parts in kinds.items() if kind != "base"}
+    print(f"{'':42}" + "".join(f"{kind:>14}" for kind in kinds))
+    for name in next(iter(kinds.values()), {}):
+        unit = 1e6 if name in ("parameters", "trained") else 2**30
+        label = {"parameters": "parameters, millions", "trained": "of these train, millions"}.get(name, f"{name}, GiB")
+        print(f"{label:42}" + "".join(f"{parts[name] / unit:14.2f}" for parts in kinds.values()))
+    print(f"{'expected peak, GiB':42}" + "".join(f"{peak(parts) / 2**30:14.2f}" for parts in kinds.values()))
+    print(f"{len(runs)} runs")
+
+
+def merge(run, out, model_path=None):
+    """Write the checkpoint that a run evaluated: its model with the trained tensors in place, tokenizer and settings copied.
+
+    ValueError or OSError, one line, where the run is not finished, `out` is there already, or the tensors do not fit.
+    """
+    run, out = Path(run), Path(out)
+    if not is_done(run) or not (run / "layer.safetensors").exists():
+        raise ValueError(
+            f"--merge {run}: not a finished run that trained something; it should hold eval.json and layer.safetensors"
+        )
+    if out.exists():
+        raise ValueError(f"--out {out}: is there already; choose a new folder")
+    settings = read_json(run / "config.json")["settings"]
+    embedded = settings["model"].startswith("embedded")
+    source = Path(model_path or (run.parent / "base" if embedded else settings["model"]))
+    model = Transformer.from_pretrained(source, dtype=torch.bfloat16 if settings["device"] == "cuda" else torch.float32)
+    parameters = dict(model.named_parameters())
+    with safe_open(run / "layer.safetensors", framework="pt") as tensors, torch.no_grad():
+        for name in tensors.keys():
+            tensor = tensors.get_tensor(name)
+            if name not in parameters or parameters[name].shape != tensor.shape:
+                raise ValueError(f"{run / 'layer.safetensors'}: tensor {name} does not fit the model in {source}")
+            parameters[name].copy_(tensor)
+    part = out.with_name(out.name + ".part")
+    model.save_pretrained(part)
+    dtype = str(model.lm_head.weight.dtype).removeprefix("torch.")
+    write_json(part / "config.json", {**read_json(source / "config.json"), "torch_dtype": dtype, "dtype": dtype})
+    for file in sorted(source.iterdir()):
+        if (
+            file.suffix in (".json", ".jinja", ".txt", ".model")
+            and not file.name.startswith("model.")
+            and file.name != "config.json"
+        ):
+            shutil.copyfile(file, part / file.name)
+    part.rename(out)
+
+
+# ---------------------------------------------------------------------------------------------------- the command line
+
+
 def fail(message):
     """The end of a command that cannot be done: one line, exit status 2."""
     print(f"train.py: {' '.join(str(message).split())}", file=sys.stderr)
@@ -399,6 +499,9 @@ def parse(argv):
     add("--samples", type=int, default=4, help="sampled completions a problem in evaluation (default 4)")
     add("--base-seed", type=int, default=0, help="seed of the embedded model (default 0)")
     add("--jobs", type=int, help="processes that share the runs (default: one a core for the embedded model, else 1)")
+    add("--plan", action="store_true", help="print parameters and expected memory, and run nothing")
+    add("--merge", metavar="RUN", help="with --out DIR: write the full checkpoint of a finished run")
+    add("--out", metavar="DIR", help="new folder for --merge")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     args = parser.parse_args(argv)
 
@@ -422,7 +525,9 @@ def parse(argv):
             fail(f"--{name} is {getattr(args, name)}; it must be a number above 0")
     if not 0 <= args.kl < float("inf"):
         fail(f"--kl is {args.kl}; it must be 0 or above")
-    if args.device != "cpu" and not (args.device == "cuda" and torch.cuda.is_available()):
+    if bool(args.merge) != bool(args.out):
+        fail("--merge RUN and --out DIR go together")
+    if args.device != "cpu" and not (args.device == "cuda" and (args.plan or torch.cuda.is_available())):
         fail(f"--device {args.device} is not there; this machine has cpu" + (" and cuda" if torch.cuda.is_available() else ""))
     try:
         args.seeds = [int(seed) for seed in (args.seeds or ("0" if args.quick else "0,1,2")).split(",")]
@@ -451,6 +556,56 @@ def top_layers(root, count, num_layers):
     return ",".join(map(str, sorted(sorted(scores, key=lambda k: -scores[k])[:count])))
 
 
+def runs_of(args, config, root):
+    """The runs a command asks for: folder -> settings. ValueError for a --layer that makes no sense for this model."""
+    L = config.num_hidden_layers
+    specs = ["base", "full", "norm", *map(str, range(L))] if args.layer == "each" else [args.layer]
+    if args.layer.startswith("top-") and is_count(args.layer[4:]):
+        specs = [top_layers(root, int(args.layer[4:]), L)]
+    shared = "task algo steps prompts group max_tokens temperature clip kl epochs eval_problems samples quick device".split()
+    shared = {name: getattr(args, name) for name in shared}
+    shared["model"] = args.model or f"embedded, seed {args.base_seed}, {args.teach_steps} steps"
+    shared |= {"num_layers": L, "warmup": 5, "token_budget": 16384, "panel": "validation" if args.find_lr else "test"}
+    shared["eval_batch"] = args.prompts if args.model else 256  # problems at a time
+    runs = {}
+    for seed in args.seeds:
+        for spec in specs:
+            layers_of(spec, L)
+            for lr in args.find_lr or [args.lr]:
+                settings = {**shared, "layer": spec, "seed": seed, "lr": lr}
+                if spec != "base" or seed == args.seeds[0]:  # nothing trains in the base, so no seed matters
+                    runs[root / run_name(settings)] = settings
+    return runs
+
+
+def open_base(path, task, args):
+    """Make the embedded base where it is not there yet; ValueError where there is one that was taught otherwise."""
+    taught = {"teaching": {"seed": args.base_seed, "steps": args.teach_steps}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.with_name("base.lock"), wait=True):
+        if not path.exists():
+            threads = torch.get_num_threads()
+            torch.set_num_threads(2)  # always two, so that every machine makes the same base
+            teach_base(path, task, args.teach_steps, args.base_seed)
+            torch.set_num_threads(threads)
+            write_json(path / "teaching.json", taught)
+    there = read_json(path / "teaching.json")
+    if there != taught:
+        raise ValueError(
+            f"{path} was made with {there}, this command says {taught}: choose a new folder, such as --runs {path.parent}-2"
+        )
+
+
+def report_rates(runs):
+    """The table of --find-lr: mean validation score at each rate."""
+    scores = {}
+    for folder, settings in runs.items():
+        scores.setdefault(settings["lr"], []).append(read_json(folder / "eval.json")["score"])
+    print("rate        full training, sampled score on the validation panel, mean over seeds")
+    for lr, values in scores.items():
+        print(f"{lr:<10g}  {sum(values) / len(values):.3f}")
+
+
 def main(argv=None):
     args = parse(argv)
     embedded, root = args.model is None, Path(args.runs)
@@ -459,41 +614,26 @@ def main(argv=None):
     threads = 1 if embedded else max(1, torch.get_num_threads() // jobs)  # one thread: the same figures on any machine
     torch.set_num_threads(threads)
     try:
+        if args.merge:
+            merge(args.merge, args.out, args.model)
+            return print(f"written: {args.out}")
         task = tasks.load_task(args.task)
-        root.mkdir(parents=True, exist_ok=True)
-        if embedded and not path.exists():
-            with locked(root / "base.lock", wait=True):
-                if not path.exists():
-                    torch.set_num_threads(2)
-                    teach_base(path, task, args.teach_steps, args.base_seed)
-                    torch.set_num_threads(threads)
+        if args.plan:
+            config = EMBEDDED_CONFIG if embedded else Config.from_hf(read_json(path / "config.json"))
+            known = not embedded and (path / "tokenizer.json").exists()
+            longest = max(map(len, tasks.Tokenizer(path).encode([*task.test, *task.train]))) if known else 10 if embedded else 512
+            return print_plan(config, list(runs_of(args, config, root).values()), longest)
+        if embedded:
+            runs_of(args, EMBEDDED_CONFIG, root)  # a bad option should not cost the minutes of teaching
+            open_base(path, task, args)
         config, tokenizer = Config.from_hf(read_json(path / "config.json")), tasks.Tokenizer(path)
-
-        specs = [args.layer]
-        if args.layer == "each":
-            specs = ["base", "full", "norm", *map(str, range(config.num_hidden_layers))]
-        elif args.layer.startswith("top-") and is_count(args.layer[4:]):
-            specs = [top_layers(root, int(args.layer[4:]), config.num_hidden_layers)]
-        runs = {}
-        for seed in args.seeds:
-            for spec in specs:
-                layers_of(spec, config.num_hidden_layers)
-                if spec == "base" and seed != args.seeds[0]:
-                    continue  # nothing trains, so no seed matters
-                for lr in args.find_lr or [args.lr]:
-                    names = "task algo steps prompts group max_tokens temperature clip kl epochs eval_problems samples quick"
-                    settings = {name: getattr(args, name) for name in names.split()}
-                    settings |= {"model": args.model or f"embedded, seed {args.base_seed}, {args.teach_steps} steps"}
-                    settings |= {"layer": spec, "num_layers": config.num_hidden_layers, "seed": seed, "lr": lr, "warmup": 5}
-                    settings |= {"panel": "validation" if args.find_lr else "test", "device": args.device}
-                    settings |= {"token_budget": 16384, "eval_batch": max(1, 1024 // args.samples if embedded else args.prompts)}
-                    runs[root / run_name(settings)] = settings
         longest = max(map(len, tokenizer.encode([*task.validation, *task.test, *task.train])))
         if longest + args.max_tokens > config.max_position_embeddings:
             raise ValueError(
                 f"--max-tokens {args.max_tokens} after the longest prompt, {longest} tokens, exceeds the model's context of "
                 f"{config.max_position_embeddings}"
             )
+        runs = runs_of(args, config, root)
         for folder, settings in runs.items():
             claim_settings(folder, settings)
     except (ValueError, OSError) as error:
@@ -503,23 +643,15 @@ def main(argv=None):
         dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
         return Transformer.from_pretrained(path, dtype=dtype, device=args.device), tokenizer
 
-    jobs = min(jobs, sum(not is_done(folder) for folder in runs))
     command = [sys.executable, __file__, *(sys.argv[1:] if argv is None else argv), "--jobs", "1"]
-    helpers = [
-        subprocess.Popen(command, env={**os.environ, "CHILD": "1", "OMP_NUM_THREADS": str(threads)}, stdout=subprocess.DEVNULL)
-        for _ in range(jobs - 1)
-    ]
+    environment = {**os.environ, "CHILD": "1", "OMP_NUM_THREADS": str(threads)}
+    helpers = min(jobs, sum(not is_done(folder) for folder in runs)) - 1
+    helpers = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(helpers)]
     failed = sweep(runs, load, task, helpers)
-    if args.find_lr:
-        print("rate        sampled score of full training, validation panel")
-        mean = {
-            lr: [json.loads((f / "eval.json").read_text())["score"] for f, s in runs.items() if s["lr"] == lr and is_done(f)]
-            for lr in args.find_lr
-        }
-        for lr, scores in mean.items():
-            print(f"{lr:<10g}  {sum(scores) / max(1, len(scores)):.3f}")
     if failed:
         sys.exit("\n".join(failed))
+    if args.find_lr:
+        report_rates(runs)
     print(f"{len(runs)} runs done in {root}" + (" (a smoke test: too short for its figures to mean much)" if args.quick else ""))
 
 

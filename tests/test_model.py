@@ -1,6 +1,9 @@
 """model.py against `transformers`, and its two kinds of cache against the plain forward pass."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -236,3 +239,39 @@ def test_damaged_checkpoints_are_refused_by_name(tmp_path, damage, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         Transformer.from_pretrained(tmp_path)
     assert "\n" not in str(error.value)
+
+
+PUBLISHED = {  # parameters, the tied head counted once
+    "Qwen3-1.7B-Base": 1_720_574_976,
+    "Qwen3-4B-Base": 4_022_468_096,
+    "Qwen3-8B-Base": 8_190_735_360,
+    "Qwen2.5-Math-1.5B": 1_543_714_304,
+    "Qwen2.5-1.5B-Instruct": 1_543_714_304,
+    "Qwen2.5-3B-Instruct": 3_085_938_688,
+    "DeepSeek-R1-Distill-Qwen-7B": 7_615_616_512,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_papers_models_have_their_published_sizes(name):
+    content = json.loads((Path(__file__).parent / "configs" / name / "config.json").read_text())
+    with torch.device("meta"):
+        ours = Transformer(Config.from_hf(content))
+        theirs = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**content))
+    assert sum(weight.numel() for weight in ours.parameters()) == PUBLISHED[name]
+    assert {n: w.shape for n, w in ours.named_parameters()} == {n: w.shape for n, w in theirs.named_parameters()}
+
+
+def test_loading_holds_one_copy_and_one_tensor(tmp_path):
+    """A model of 64 MiB in 5 tensors of note, in a process of its own: the peak grows by its size and one tensor, no more."""
+    config = dict(vocab_size=4096, hidden_size=512, intermediate_size=4096, num_hidden_layers=2, num_attention_heads=8)
+    Transformer(Config(**config, num_key_value_heads=8, head_dim=64)).save_pretrained(tmp_path)
+    size = (tmp_path / "model.safetensors").stat().st_size / 2**20
+    script = (
+        "import resource, sys; sys.path.insert(0, sys.argv[1]); from model import Transformer\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        "before = peak(); model = Transformer.from_pretrained(sys.argv[2]); print(peak() - before)"
+    )
+    argv = [sys.executable, "-c", script, str(Path(__file__).parent.parent), str(tmp_path)]
+    grown = float(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
+    assert grown < size + 8 + 16, f"{grown:.0f} MiB for a model of {size:.0f} MiB whose largest tensor has 8"

@@ -254,3 +254,47 @@ def test_one_step_on_a_real_checkpoint(tmp_path, real_weights, real_data):
     base = load_file(model / "model.safetensors")
     changed = [name for name, tensor in tensors.items() if not torch.equal(tensor, base[name].float())]
     assert bool(changed) == (line["signal"] > 0)
+
+
+def test_a_merged_checkpoint_is_the_model_that_was_evaluated(runs, command, given, tmp_path, capsys):
+    train.main(command(runs, "--layer", "4"))
+    train.main(["--merge", str(runs / "layer-4-seed-0"), "--out", str(tmp_path / "merged")])
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    base, trained = load_file(Path(given[1]) / "model.safetensors"), load_file(runs / "layer-4-seed-0" / "layer.safetensors")
+    for name, weight in theirs.named_parameters():
+        assert torch.equal(weight, {**base, **trained}[name])
+    tokenizer, task = tasks.Tokenizer(tmp_path / "merged"), tasks.load_task(given[3])
+    greedy = ""
+    for problem, prompt in zip(task.test[:12], tokenizer.encode(task.test[:12])):
+        tokens = theirs.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False)[0, len(prompt) :]
+        greedy += str(int(task.grade(problem, tokenizer.decode([tokens.tolist()])[0])[0]))
+    assert greedy == json.loads((runs / "layer-4-seed-0" / "eval.json").read_text())["greedy"]
+    before = sorted(tmp_path.rglob("*"))
+    assert "is there already" in refused(capsys, "--merge", str(runs / "layer-4-seed-0"), "--out", str(tmp_path / "merged"))
+    assert "not a finished run" in refused(capsys, "--merge", str(runs), "--out", str(tmp_path / "other"))
+    assert "--out" in refused(capsys, "--merge", str(runs / "layer-4-seed-0"))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_plan_counts_by_hand_and_touches_nothing(runs, command, capsys):
+    """The embedded model: 8 layers of d 48, 4 x 16 query and 2 x 16 key widths, feed-forward 128, 16 words."""
+    layer = 48 * 64 + 2 * 48 * 32 + 64 * 48 + 3 * 48 * 128 + 2 * 48 + 2 * 16
+    train.main(["--plan", "--layer", "each", "--runs", str(runs)])
+    printed = capsys.readouterr().out
+    assert f"{(8 * layer + 16 * 48 + 48) / 1e6:.2f}" in printed and f"{layer / 1e6:.2f}" in printed
+    assert "31 runs" in printed and not runs.exists()
+
+
+def test_a_plan_needs_no_more_than_a_configuration(runs, capsys):
+    configs = Path(__file__).parent / "configs"
+    peaks = {}
+    for spec in ("full", "18"):
+        train.main(f"--plan --model {configs}/Qwen3-8B-Base --device cuda --layer {spec} --seeds 0 --runs {runs}".split())
+        peaks[spec] = float(next(line.split()[-1] for line in capsys.readouterr().out.splitlines() if "expected peak" in line))
+    assert peaks["full"] > 8.19e9 * 16 / 2**30 and peaks["18"] < peaks["full"] / 3
+
+
+def test_a_base_taught_otherwise_is_not_taken_for_this_one(runs, capsys):
+    (runs / "base").mkdir(parents=True)
+    (runs / "base" / "teaching.json").write_text('{"teaching": {"seed": 0, "steps": 3}}')
+    assert "'steps': 3" in refused(capsys, "--runs", str(runs), "--layer", "1")
