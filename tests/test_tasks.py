@@ -138,3 +138,49 @@ def test_chat_prompts_match_transformers(real_weights):
 def test_unknown_tasks_are_refused(spec):
     with pytest.raises((ValueError, FileNotFoundError)):
         tasks.load_task(spec)
+
+
+def folder_with(path, **contents):
+    """A folder with an embedded tokenizer and these .json files."""
+    tasks.embedded_tokenizer(["a", "b", "<|im_end|>"]).save(str(path / "tokenizer.json"))
+    for name, content in contents.items():
+        (path / f"{name}.json").write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    "contents, expected",
+    [
+        ({"config": {"eos_token_id": 2}}, [2]),
+        ({"config": {"eos_token_id": 2}, "generation_config": {"eos_token_id": [3, 1]}}, [1, 2, 3]),
+        ({"tokenizer_config": {"eos_token": "<|im_end|>"}}, [3]),
+        ({"tokenizer_config": {"eos_token": {"content": "a"}}, "config": {"eos_token_id": None}}, [1]),
+    ],
+)
+def test_ending_tokens_come_from_three_files(tmp_path, contents, expected):
+    assert tasks.Tokenizer(folder_with(tmp_path, **contents)).eos_ids == expected
+
+
+def test_a_model_without_chat_endings_gets_the_plain_prompt(real_weights, tmp_path):
+    for file in (real_weights / "qwen2.5-coder-0.5b-instruct").glob("*.json"):
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "config.json").write_text('{"eos_token_id": 151643}')  # as Qwen's base models have it: <|endoftext|>
+    assert tasks.Tokenizer(tmp_path).prompt("Why?") == f"Question: Why?\n{tasks.INSTRUCTION}\nAnswer:"
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda p: (p / "tokenizer.json").unlink(), "tokenizer.json: no such file"),
+        (lambda p: (p / "tokenizer.json").write_text("{"), "tokenizer.json: not a tokenizer"),
+        (lambda p: (p / "config.json").write_text("{"), "config.json: not valid JSON"),
+        (lambda p: (p / "config.json").write_text("{}"), "no eos_token_id"),
+    ],
+)
+def test_damaged_tokenizers_are_refused_by_name(tmp_path, damage, message):
+    damage(folder_with(tmp_path, config={"eos_token_id": 0}))
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        tasks.Tokenizer(tmp_path)
+    assert "\n" not in str(error.value)

@@ -62,6 +62,7 @@ def files(runs, pattern):
 
 def refused(capsys, *argv):
     """The one line that a bad command ends with."""
+    capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         train.main(list(argv))
     error = capsys.readouterr().err
@@ -234,7 +235,6 @@ def test_options_that_make_no_sense(runs, command, capsys, argv, word):
 
 def test_settings_are_never_mixed(runs, command, capsys):
     train.main(command(runs, "--layer", "1"))
-    capsys.readouterr()
     error = refused(capsys, *command(runs, "--layer", "1", "--lr", "0.5"))
     assert "lr = 0.001" in error and "0.5" in error and "--runs" in error
 
