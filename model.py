@@ -7,9 +7,9 @@ scaling (Llama 3) and a head tied to the embedding. Left out on purpose: dropout
 What training one layer needs is that a forward pass can be cut in two: `run_layers(x, ..., start=k)` takes the hidden states
 that enter layer k, so whatever lies below k is computed once and never again. Its `cache` says which keys each position sees:
 
-    None       only those of this pass
-    KVCache    those stored by earlier passes too: preallocated and written in place, for generation
-    Prefix     the prompt's, computed once and shared by all its completions; keeps the graph, for training
+    None           only those of this pass
+    KVCache        those stored by earlier passes too: preallocated and written in place, for generation
+    SharedPrefix   the prompt's, computed once and shared by all its completions; keeps the graph, for training
 """
 
 import json
@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 @dataclass
@@ -216,16 +217,23 @@ class KVCache:
 
 
 class Prefix:
-    """Keys and values of the prompts, graph and all. Run the prompts through the layers once, set `rows` to the prompt of
-    each completion (an index tensor), and the completions attend to their prompt as if it stood before each of them."""
+    """Collects the prompts' keys and values, graph and all, while the prompts run through the layers once."""
 
     def __init__(self):
-        self.layers, self.rows = {}, None
+        self.layers = {}
 
     def extend(self, layer, k, v):
-        if self.rows is None:
-            self.layers[layer] = (k, v)
-            return k, v
+        self.layers[layer] = (k, v)
+        return k, v
+
+
+class SharedPrefix:
+    """Lets completions attend to their prompts as if each stood before it: `rows` is the index of each one's prompt."""
+
+    def __init__(self, prefix, rows):
+        self.layers, self.rows = prefix.layers, rows
+
+    def extend(self, layer, k, v):
         return [torch.cat([prompt[self.rows], new], dim=2) for prompt, new in zip(self.layers[layer], (k, v))]
 
 
@@ -243,6 +251,7 @@ class Transformer(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
+        self.recompute = False  # keep only each layer's input for the backward pass and compute the rest again
         self.model = Decoder(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
@@ -278,7 +287,10 @@ class Transformer(nn.Module):
             mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, float("-inf")).repeat(1, 1, shared, 1)
         for i in range(self.config.num_hidden_layers)[start:stop]:
             extend = (lambda k, v, i=i: cache.extend(i, k, v)) if cache else lambda k, v: (k, v)
-            x = self.model.layers[i](x, rope, mask, extend)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(self.model.layers[i], x, rope, mask, extend, use_reentrant=False)
+            else:
+                x = self.model.layers[i](x, rope, mask, extend)
         return x
 
     @classmethod

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from model import KVCache, Prefix
+from model import KVCache, Prefix, SharedPrefix
 
 
 @dataclass
@@ -59,11 +59,14 @@ def sample(logits, temperature, uniform):
 
 
 @torch.no_grad()
-def rollout(model, prompts, *, group_size, max_new_tokens, temperature, eos_id, generator=None, start=0):
-    """Sample `group_size` completions of every prompt, all in one batch.
+def rollout(
+    model, prompts, *, group_size, max_new_tokens, temperature, eos_id, generator=None, start=0, token_budget=None
+):  # fmt: skip
+    """Sample `group_size` completions of every prompt.
 
     prompts: non-empty token lists of any lengths. eos_id: the id that ends a completion, or several. `start`: keep the hidden
-    states that enter this layer, for `score`. Returns a Rollout. ValueError for an empty prompt or one too long for the model.
+    states that enter this layer, for `score`. All in one batch, or in as few as keep the cache at `token_budget` positions (or
+    one prompt). Returns a Rollout. ValueError for an empty prompt or one too long for the model.
     """
     device, dtype = model.lm_head.weight.device, model.lm_head.weight.dtype
     longest = max(len(prompt) for prompt in prompts)
@@ -75,6 +78,17 @@ def rollout(model, prompts, *, group_size, max_new_tokens, temperature, eos_id, 
             f"{model.config.max_position_embeddings}: lower --max-tokens or shorten the prompt"
         )
     G, B = group_size, len(prompts) * group_size
+    at_once = len(prompts) if token_budget is None else max(1, token_budget // (G * (longest + max_new_tokens)))
+    if at_once < len(prompts):
+        whole = Rollout(prompts, G, prompt_hidden=[], hidden=[]) if start else Rollout(prompts, G)
+        for first in range(0, len(prompts), at_once):
+            part = rollout(
+                model, prompts[first : first + at_once], group_size=G, max_new_tokens=max_new_tokens, temperature=temperature,
+                eos_id=eos_id, generator=generator, start=start,
+            )  # fmt: skip
+            for name in ("completions", "logprobs", "truncated") + (("prompt_hidden", "hidden") if start else ()):
+                getattr(whole, name).extend(getattr(part, name))
+        return whole
     ends = torch.tensor([eos_id] if isinstance(eos_id, int) else sorted(eos_id), device=device)
     out = Rollout(prompts, G)
 
@@ -82,6 +96,8 @@ def rollout(model, prompts, *, group_size, max_new_tokens, temperature, eos_id, 
     prefix, real = pad([prompt[:-1] for prompt in prompts], device)  # (P, Tp)
     P, Tp = prefix.shape
     cache = KVCache(model.config, B, Tp + max_new_tokens, dtype, device)
+    if start and not Tp:
+        out.prompt_hidden = [torch.empty(0, model.config.hidden_size, dtype=dtype, device=device)] * P
     if Tp:
         prefill = KVCache(model.config, P, Tp, dtype, device)
         positions = torch.arange(Tp, device=device)[None]
@@ -219,26 +235,27 @@ def score(model, batch, rows, temperature, start=0):
     device = model.lm_head.weight.device
     which = sorted({row // batch.group_size for row in rows})  # the prompts these rows need
     prompt_of = torch.tensor([which.index(row // batch.group_size) for row in rows], device=device)  # (R,)
-    prefix, real = pad([batch.prompts[p][:-1] for p in which], device)  # (P, Tp)
+    before, real = pad([batch.prompts[p][:-1] for p in which], device)  # (P, Tp)
     tokens, mask = pad([batch.completions[row] for row in rows], device)  # (R, T)
     last = torch.tensor([batch.prompts[p][-1] for p in which], device=device)[prompt_of]
     if start and batch.hidden is not None:
         x = pad([batch.hidden[row] for row in rows], device)[0]  # (R, T, D)
-        prompt_x = pad([batch.prompt_hidden[p] for p in which], device)[0] if prefix.shape[1] else None  # (P, Tp, D)
+        prompt_x = pad([batch.prompt_hidden[p] for p in which], device)[0] if before.shape[1] else None  # (P, Tp, D)
     else:
         x = model.model.embed_tokens(torch.cat([last[:, None], tokens[:, :-1]], dim=1))
-        prompt_x = model.model.embed_tokens(prefix)
+        prompt_x = model.model.embed_tokens(before)
         start = 0
 
-    Tp, T = prefix.shape[1], tokens.shape[1]
-    cache = Prefix()
+    Tp, T = before.shape[1], tokens.shape[1]
+    prompts = None
     if Tp:
+        prefix = Prefix()
         positions = torch.arange(Tp, device=device)[None]
-        model.run_layers(prompt_x, positions, causal(Tp, device)[None, None], cache, start=start)
-        cache.rows = prompt_of
+        model.run_layers(prompt_x, positions, causal(Tp, device)[None, None], prefix, start=start)
+        prompts = SharedPrefix(prefix, prompt_of)
     positions = real.sum(1)[prompt_of][:, None] + torch.arange(T, device=device)  # (R, T)
     seen = torch.cat([real[prompt_of][:, None, :].expand(-1, T, -1), causal(T, device).expand(len(rows), -1, -1)], dim=2)
-    x = model.run_layers(x, positions, seen[:, None], cache if Tp else None, start=start)
+    x = model.run_layers(x, positions, seen[:, None], prompts, start=start)
     logprobs = token_logprobs(model.model.norm(x[mask]), model.lm_head.weight, tokens[mask], temperature)
     return torch.zeros(mask.shape, device=device).masked_scatter(mask, logprobs), mask
 

@@ -7,14 +7,28 @@ problems; its `grade` turns a completion into a reward of 0 or 1. The same seed 
     word_problems  questions with a final answer, from a file in GSM8K's format
     Tokenizer      text to tokens and back, and the prompt format a checkpoint was trained with
     math_equal     final answers compared by value
+    run_tests      untrusted programs and the tests they pass, in a sandbox
+    Household      a text household in which an agent acts
 """
 
+import ast
+import builtins
 import cmath
 import hashlib
+import inspect
 import json
+import marshal
 import math
+import platform
 import random
 import re
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -495,3 +509,441 @@ def math_equal(prediction: str | None, answer: str | None) -> bool:
         return all(_same(_value(p_value, prime), _value(a_value, prime)) for prime in _PRIMES)
     except (ValueError, TypeError, ArithmeticError, LookupError, RecursionError):
         return p_value.casefold() == a_value.casefold() != ""
+
+
+# ---------------------------------------------------------------------------------------------------- the sandbox
+
+# A model that is paid for passed tests will find `os._exit(0)`, the object that is equal to everything and the file with the
+# answers, if they pay. Two ideas make sure that they do not. The program is locked in: its process gives up almost every
+# system call before the program's first line; those left compute, sleep, and use the few files that are open already. And the
+# program is asked for values, never for a verdict: its process is told the calls (`f(3)`) but not the expected answers, and
+# reports plain data; whatever remains of a test is computed where the program is not.
+#
+# This holds on Linux (x86_64, aarch64), for any user, in containers too. Without the kernel's filter (a warning says so) what
+# remains is: no environment, no new files, sockets or processes, bounded CPU time, output and (not on macOS) memory; but the
+# program may delete, rename and signal what our user may. Not protected anywhere: bugs of the kernel, CPU side channels, and
+# one core until the time is up. A program sees `setup`, its calls' arguments and the statements before an assert, and may
+# know answers by heart; a test that holds it against itself (`f(1) == f(2)`) or asks for truth only (`assert f(1)`) is as weak
+# as it reads. Honest programs have no files, threads, subprocesses or packages, and return plain data of at most 64 KB.
+
+# What a locked-in program may ask of the kernel: (number on x86_64, on aarch64). Nothing here opens, connects to, starts or
+# signals anything, so paths, /proc, sockets, forks and threads need no rules of their own.
+SYSCALLS = dict(
+    read=(0, 63),
+    write=(1, 64),
+    mmap=(9, 222),
+    mprotect=(10, 226),
+    munmap=(11, 215),
+    brk=(12, 214),
+    mremap=(25, 216),
+    madvise=(28, 233),
+    futex=(202, 98),
+    getrandom=(318, 278),
+    clock_gettime=(228, 113),
+    nanosleep=(35, 101),
+    clock_nanosleep=(230, 115),
+    exit=(60, 93),
+    exit_group=(231, 94),
+)
+# No file can be read after the lock, so the child first imports the modules that its texts mention: any of these, ...
+MODULES = set(
+    """__future__ abc array base64 binascii bisect builtins calendar cmath codecs collections contextlib copy csv
+    dataclasses datetime decimal difflib enum fractions functools hashlib heapq html inspect io itertools json math numbers
+    operator os pprint queue random re secrets statistics string struct sys textwrap threading time traceback types typing
+    unittest uuid zlib""".split()
+)
+LATE = dict(most_common="heapq", strptime="_strptime", singledispatch="weakref")  # ... and what these import when called
+LIMIT = 1 << 16  # characters per answer: so few that reading it is fast even if all items of a set have the same hash
+
+
+def seccomp_filter() -> bytes:
+    """Return the filter of system calls as kernel (BPF) instructions, or b"" if this machine's numbers are unknown."""
+    machine, load, skip_if_equal, answer = platform.machine(), 0x20, 0x15, 0x06
+    arch = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}.get(machine)
+    if sys.platform != "linux" or not arch:
+        return b""
+    allowed = [numbers[machine == "aarch64"] for numbers in SYSCALLS.values()]
+    code = [(load, 0, 0, 4), (skip_if_equal, 1, 0, arch), (answer, 0, 0, 0x80000000), (load, 0, 0, 0)]  # alien: kill
+    code += [(skip_if_equal, len(allowed) - i, 0, number) for i, number in enumerate(allowed)]
+    code += [(answer, 0, 0, 0x00050001), (answer, 0, 0, 0x7FFF0000)]  # "operation not permitted" | go ahead
+    return b"".join(struct.pack("HBBI", *instruction) for instruction in code)
+
+
+# The next five functions are what the child runs. It gets their source, so they import what they need themselves.
+def plain_types() -> dict:
+    """Return {name: (type, its value's parts or hex digits, the value again)}: the only data that leaves a child."""
+    return {
+        kind.__name__: (kind, apart, together)
+        for kind, apart, together in [
+            (type(None), lambda _: "", lambda _: None),
+            (bool, lambda b: "1" * b, bool),
+            (float, float.hex, float.fromhex),
+            (int, lambda i: int.__format__(i, "x"), lambda h: int(h, 16)),
+            (bytes, bytes.hex, bytes.fromhex),
+            (
+                str,
+                lambda s: str.encode(s, "utf-8", "surrogatepass").hex(),
+                lambda h: bytes.fromhex(h).decode("utf-8", "surrogatepass"),
+            ),
+            (complex, lambda z: [z.real, z.imag], lambda parts: complex(*parts)),
+            (range, lambda r: [r.start, r.stop, r.step], lambda parts: range(*parts)),
+            (list, list.__iter__, list),
+            (tuple, tuple.__iter__, tuple),
+            (set, set.__iter__, set),
+            (frozenset, frozenset.__iter__, frozenset),
+            (dict, dict.items, lambda parts: {key: value for key, value in parts}),
+        ]
+    }
+
+
+def pack(value) -> str:
+    """Write plain data as words, "int:ff" or "list:*2" and then the two items; a subclass (Counter, namedtuple) as its base."""
+    name, apart = next((name, apart) for name, (kind, apart, _) in PLAIN.items() if isinstance(value, kind))
+    parts = apart(value)
+    if not isinstance(parts, str):
+        parts = [pack(part) for part in parts]
+        parts = " ".join([f"*{len(parts)}", *parts])
+    return f"{name}:{parts}"
+
+
+def unpack(words, depth=100):
+    """Undo `pack`, given an iterator of words. What a program may have forged gives other plain data, or an exception."""
+    name, text = next(words).split(":")
+    if text[:1] == "*" and depth:
+        text = [unpack(words, depth - 1) for _ in range(int(text[1:]))]
+    return PLAIN[name][2](text)
+
+
+def lock(filter_code, memory, seconds, output) -> bool:
+    """Give up, for good, what a program does not need; return whether the kernel filters our system calls from now on."""
+    import ctypes
+    import os
+    import resource
+    import struct
+
+    limits = dict(AS=memory, CPU=seconds, FSIZE=output, NOFILE=0, NPROC=0, CORE=0)
+    losses = [(resource.setrlimit, getattr(resource, "RLIMIT_" + name), (most, most)) for name, most in limits.items()]
+    for function, *arguments in [(os.setgroups, []), (os.setgid, 65534), (os.setuid, 65534), *losses]:  # 65534: nobody
+        try:
+            function(*arguments)
+        except (OSError, ValueError):
+            pass  # we are not root, or this system has no such limit
+    if not filter_code:
+        return False
+    code = ctypes.create_string_buffer(filter_code)
+    program = ctypes.create_string_buffer(struct.pack("HP", len(filter_code) // 8, ctypes.addressof(code)))
+    prctl = ctypes.CDLL(None).prctl
+    prctl.argtypes = [ctypes.c_int] + 4 * [ctypes.c_ulong]
+    prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG: be killed when the parent dies
+    prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS: without it only root may install a filter
+    return prctl(22, 2, ctypes.addressof(program), 0, 0) == 0  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+
+
+def child():
+    """Read a job from standard input, lock the doors, run its texts, and write the value of each step on a line."""
+    import marshal
+    import os
+    import sys
+
+    modules, texts, steps, limit, *limits = marshal.load(sys.stdin.buffer)
+    report = os.dup(1)
+    os.dup2(2, 1)  # what the program prints goes where its errors go: to /dev/null
+    for name in modules:
+        __import__(name)
+    os.write(report, b"locked\n" if lock(*limits) else b"open\n")
+    module = sys.modules["program"] = type(sys)("program")
+    for text in texts:
+        exec(text, module.__dict__)
+    for before, expression, holes in steps:
+        try:
+            module._holes = None if holes is None else unpack(iter(holes.split()))
+            exec(before, module.__dict__)
+            answer = pack(eval(expression, module.__dict__)).encode()
+        except BaseException:
+            answer = b""
+        os.write(report, (answer if len(answer) < limit else b"") + b"\n")
+    os._exit(0)  # whatever else the program has planned
+
+
+CHILD = "\n".join(map(inspect.getsource, (plain_types, pack, unpack, lock, child))) + "\nPLAIN = plain_types()\nchild()"
+PLAIN, FILTER = plain_types(), seccomp_filter()
+
+
+def run_child(texts, steps, timeout, memory_mb) -> list:
+    """Run `texts`, then `steps` (statements, expression, packed holes) in a locked child; return the packed values."""
+    words = set(re.findall(r"\w+", "\n".join([*texts, *(text for step in steps for text in step[:2])])))
+    modules = ["unicodedata", "warnings", *words & MODULES, *(LATE[word] for word in words & set(LATE))]
+    job = modules, texts, steps, LIMIT, FILTER, memory_mb << 20, int(timeout) + 1, LIMIT * (len(steps) + 1)
+    with tempfile.TemporaryFile() as report:  # not a pipe: a file has a size limit, and nobody has to keep reading it
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", CHILD],
+            stdin=subprocess.PIPE,
+            stdout=report,
+            stderr=subprocess.DEVNULL,
+            env={},
+            cwd="/",
+            start_new_session=True,
+        )
+        alarm = threading.Timer(timeout, process.kill)  # (wait(timeout=...) would poll, and be late by milliseconds)
+        alarm.start()
+        process.communicate(marshal.dumps(job))  # until the child has ended; what it had time to report counts
+        alarm.cancel()
+        report.seek(0)
+        status, *lines = report.read().decode("latin-1").split("\n")
+    if status != "locked":
+        warnings.warn("sandbox: " + ("no system-call filter here" if status == "open" else "the child did not start in time"))
+    return [line[:LIMIT] for line in lines[: len(steps)]] + [""] * (len(steps) - len(lines))
+
+
+def same(line, expected) -> bool:
+    """Compare a packed value, which the program may have forged, with the expected one."""
+    try:
+        return unpack(iter(line.split())) == expected
+    except Exception:  # not packed by us
+        return False
+
+
+def names(node) -> tuple:
+    """Return the names that a piece of Python needs from elsewhere, and those that it binds."""
+    loads = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    others = [n for n in ast.walk(node) if not isinstance(n, ast.keyword) and not isinstance(getattr(n, "ctx", 0), ast.Load)]
+    binds = {getattr(n, field, None) for n in others for field in ("id", "arg", "name", "asname")}
+    return loads - binds, binds
+
+
+# What tests use besides the program: their own imports, run in a clean child, so these names never mean the program's.
+TOOLS = """import cmath, collections, functools, itertools, math, operator, re, string, sys
+from collections import Counter, OrderedDict, defaultdict, deque
+from math import inf, isclose, nan"""
+TRUSTED = names(ast.parse(TOOLS))[1] | set(dir(builtins))
+
+
+def cut(node, trusted, holes):
+    """Cut from a test's expression what only the program can compute: append it to `holes`, leave `_holes[i]` in its place."""
+    needs, binds = names(node)
+    if needs <= trusted:
+        return node
+    root = getattr(node, "elt", node)  # [f(i) for i in ...] counts as a call of f
+    while isinstance(root, (ast.Call, ast.Attribute, ast.Subscript)):
+        root = root.func if isinstance(root, ast.Call) else root.value
+    if isinstance(root, ast.Name) and root.id not in trusted | binds:
+        holes.append("list" * isinstance(node, ast.GeneratorExp) + ast.unparse(node))
+        return ast.parse(f"_holes[{len(holes) - 1}]", mode="eval").body
+    for field, old in ast.iter_fields(node):
+        new = [cut(n, trusted | binds, holes) if isinstance(n, ast.AST) else n for n in (old if isinstance(old, list) else [old])]
+        setattr(node, field, new if isinstance(old, list) else new[0])
+    return node
+
+
+def read_test(test, trusted) -> tuple:
+    """Split a test into (statements to run before, values to ask for, the rest of the assert or None, expected values)."""
+    if not isinstance(test, str):
+        return "", f"({test[0]},)", None, (test[1],)
+    *before, last = ast.parse(test).body
+    if not isinstance(last, ast.Assert) or "Assert(" in "".join(map(ast.dump, before)):
+        raise ValueError(f"a test is some statements and one assert, not {test!r}")
+    for node in before:
+        trusted = trusted - (set() if isinstance(node, (ast.Import, ast.ImportFrom)) else names(node)[1])
+    if names(last.test)[0] <= trusted:  # `sum(10, 15) == 6` can only mean that the program has its own `sum`
+        calls = [ast.unparse(n.func) for n in ast.walk(last.test) if isinstance(n, ast.Call)]  # the outermost first
+        trusted = trusted - {*calls[:1]}
+    holes = []
+    rest, expected = ast.unparse(cut(last.test, trusted, holes)), None
+    try:
+        rest, expected = None, (ast.literal_eval(rest.removeprefix("_holes[0] == ")),)
+    except (SyntaxError, TypeError, ValueError):
+        pass  # not `f(x) == literal`: a clean child computes the rest
+    return "\n".join(map(ast.unparse, before)), ", ".join(holes) + ",", rest, expected  # (no holes: an error, and no pass)
+
+
+def run_tests(program: str, tests, *, setup="", timeout=5.0, memory_mb=256) -> tuple:
+    """Run an untrusted program and return (tests passed, tests in all); it answers within about `timeout` seconds.
+
+    A test is a text that ends in an assert (`assert f(3) == [1, 2]`) or a pair (call, expected value): ("f(3)", [1, 2]).
+    `setup` runs before the program, or after it if it uses the program's names (MBPP: `root = Node(1)`).
+    """
+    deadline = time.monotonic() + timeout
+    needs, binds = names(ast.parse(setup))
+    first = needs <= TRUSTED
+    checks = [read_test(test, TRUSTED | binds if first else TRUSTED - binds) for test in tests]
+    texts = [setup, program[: 1 << 20]]  # no honest program is longer
+    lines = run_child(texts if first else texts[::-1], [(*check[:2], None) for check in checks], timeout, memory_mb)
+    # A second child, which never meets the program, computes what is left of the asserts, with the program's values in it.
+    steps = [("", f"not not ({rest})", line) for (_, _, rest, _), line in zip(checks, lines) if rest]
+    left = max(0.4, deadline - time.monotonic())
+    results = iter(steps and run_child([TOOLS, setup if first else ""], steps, left, memory_mb))
+    return sum(
+        [same(next(results), True) if rest else same(line, expected) for (_, _, rest, expected), line in zip(checks, lines)]
+    ), len(checks)
+
+
+# ---------------------------------------------------------------------------------------------------- a household
+
+# A text household in the manner of ALFWorld: several turns, a reward at the end, and few enough words for a tiny transformer.
+# Everything that any of these says is made of HOUSEHOLD_WORDS.
+
+FURNITURE = "table", "shelf", "counter", "desk", "sink", "drawer", "cabinet", "fridge", "microwave"  # the lamp is on the desk
+HOLLOW = FURNITURE[4:]  # things are put in these, and on the others
+CLOSES = FURNITURE[5:]  # shut at first, and what is in there is not seen
+KINDS = "mug", "plate", "bowl", "spoon", "apple", "egg", "bread", "potato"
+TREATMENTS = {"clean": ("sink", "clean"), "heat": ("microwave", "hot"), "cool": ("fridge", "cold")}  # where, and the result
+GOALS = {  # the six types, and what is asked
+    "put": "put a {} {}",
+    "two": "put two {} {}",
+    "look": "look at {} under lamp",
+    "clean": "put a clean {} {}",
+    "heat": "put a hot {} {}",
+    "cool": "put a cold {} {}",
+}
+WORDS = "put a two clean hot cold on in look at under lamp go open close take heat cool use closed off see nothing carry | , >"
+HOUSEHOLD_WORDS = (*FURNITURE, *KINDS, *WORDS.split())
+
+
+class Household:
+    """One house with one task: 10 for completing it, 0 for any other action, -0.1 for one that is not admissible.
+
+    The same seed is the same house on any machine. A thing is its text, "mug" or "hot mug": it shows its last treatment only.
+    So the whole state is where one is (`here`), what one carries (`hand`), what is where (`inside`), what is `open`, the `lamp`.
+    """
+
+    def __init__(self, seed, max_steps=30):
+        rng = random.Random(f"household {seed}")  # seeded by a string: the same on any machine and Python
+        self.type = rng.choice(list(GOALS))
+        station, _ = TREATMENTS.get(self.type, (None, None))
+        self.target = "desk" if self.type == "look" else rng.choice([place for place in FURNITURE if place != station])
+        others = [place for place in FURNITURE if place not in (station, self.target)]
+        chosen = {station, self.target, *rng.sample(others, rng.randint(3, 4))}
+        self.inside = {place: [] for place in FURNITURE if place in chosen}
+
+        self.kind, *distractors = rng.sample(KINDS, rng.randint(4, 5))
+        elsewhere = [place for place in self.inside if place != self.target]  # nothing is done before one starts
+        for thing in [self.kind] * (2 if self.type == "two" else 1) + distractors:
+            self.inside[rng.choice(elsewhere)].append(thing)
+
+        self.here, self.hand, self.lamp = rng.choice(list(self.inside)), "", False
+        self.open = {place for place in self.inside if place not in CLOSES}
+        self.steps, self.max_steps = 0, max_steps
+        self.task = GOALS[self.type].format(self.kind, ("in " if self.target in HOLLOW else "on ") + self.target)
+
+    @property
+    def observation(self):
+        """All that one sees: where one is, what is there unless that is closed, and what one carries."""
+        words = ["at", self.here]
+        if self.here in CLOSES:
+            words += ["open" if self.here in self.open else "closed"]
+        if self.here == "desk":
+            words += ["lamp", "on" if self.lamp else "off"]
+        if self.here in self.open:
+            words += ["see", *(sorted(self.inside[self.here]) or ["nothing"])]  # sorted: one state, one text
+        return " ".join([*words, "carry", self.hand or "nothing"])
+
+    @property
+    def admissible(self):
+        """What one can do now, in a fixed order. Each of these changes something."""
+        actions = [f"go {place}" for place in self.inside if place != self.here]
+        if self.here in CLOSES:
+            actions += [f"close {self.here}" if self.here in self.open else f"open {self.here}"]
+        if self.here == "desk":
+            actions += ["use lamp"]
+        if self.here in self.open:
+            actions += [f"put {self.hand}"] if self.hand else [f"take {x}" for x in sorted(set(self.inside[self.here]))]
+        for verb, (station, state) in TREATMENTS.items():  # whether the station is open or not
+            if self.hand and self.here == station and not self.hand.startswith(state):
+                actions += [f"{verb} {self.hand}"]
+        return actions
+
+    def _fits(self, thing):
+        """Whether this is what the task asks for, treated if it must be."""
+        return thing.endswith(self.kind) and thing.startswith(TREATMENTS.get(self.type, ("", ""))[1])
+
+    @property
+    def solved(self):
+        """Whether the goal holds in the world, by whatever way it was reached."""
+        if self.type == "look":
+            return self.here == "desk" and self.lamp and self._fits(self.hand)
+        return sum(map(self._fits, self.inside[self.target])) >= (2 if self.type == "two" else 1)
+
+    @property
+    def done(self):
+        """Whether the episode is over: solved, or out of steps. Steps after that do nothing."""
+        return self.solved or self.steps >= self.max_steps
+
+    def step(self, action):
+        """Acts, and returns (observation, reward, done). An action that is not admissible takes a step and changes nothing."""
+        if self.done:
+            return self.observation, 0.0, True
+        self.steps += 1
+        if action not in self.admissible:
+            return self.observation, -0.1, self.done
+        verb, what = action.split(" ", 1)
+        if verb == "go":
+            self.here = what
+        elif verb == "open":
+            self.open.add(what)
+        elif verb == "close":
+            self.open.remove(what)
+        elif verb == "take":
+            self.inside[self.here].remove(what)
+            self.hand = what
+        elif verb == "put":
+            self.inside[self.here].append(what)
+            self.hand = ""
+        elif verb == "use":
+            self.lamp = not self.lamp
+        else:
+            self.hand = f"{TREATMENTS[verb][1]} {what.split()[-1]}"
+        return self.observation, 10.0 if self.solved else 0.0, self.done
+
+    def oracle(self):
+        """The next action of a short plan from any state. It need not search: it knows what is in closed furniture too."""
+
+        def reach(place):  # the next action until one stands before it and it is open, then None
+            if self.here != place:
+                return f"go {place}"
+            return None if place in self.open else f"open {place}"
+
+        if not self.hand:
+            for place in sorted(self.inside, key=lambda place: place != self.here):  # here first
+                for thing in self.inside[place]:
+                    delivered = self.type != "look" and place == self.target and self._fits(thing)
+                    if thing.endswith(self.kind) and not delivered:
+                        return reach(place) or f"take {thing}"
+        if not self.hand.endswith(self.kind):
+            return reach(self.here) or f"put {self.hand}"
+        if self.type == "look":
+            return reach("desk") or "use lamp"
+        if not self._fits(self.hand):
+            station = TREATMENTS[self.type][0]
+            return f"{self.type} {self.hand}" if self.here == station else f"go {station}"
+        return reach(self.target) or f"put {self.hand}"
+
+
+def household_prompt(env, history):
+    """What a model sees: the task, its last two actions, the observation, what it can do. Then comes the action."""
+    return " | ".join([env.task, *history[-2:], env.observation, " , ".join(env.admissible)]) + " >"
+
+
+PLAYERS = {"right": 0.2, "wanders": 0.2, "forgets the middle": 0.3, "wrong thing": 0.3}  # of those who show the base a house
+
+
+def demonstrate_episode(rng):
+    """One episode as a player with a random habit plays it: [(prompt, action), ...]. Few are worth imitating.
+
+    A player has a goal in mind, follows the oracle to it in a copy of the house, and stops when that goal, right or not, is met.
+    """
+    habit = rng.choices(list(PLAYERS), list(PLAYERS.values()))[0]
+    seed = f"demonstration {rng.getrandbits(64)}"
+    env, mind = Household(seed), Household(seed)
+    if habit == "wrong thing":
+        mind.kind = rng.choice([thing for things in env.inside.values() for thing in things if thing != env.kind])
+    if habit == "forgets the middle" or (habit == "wrong thing" and env.type == "two"):
+        mind.type = "put"  # no treatment, no lamp, no second thing
+    pairs, history = [], []
+    while not mind.done:
+        wander = habit == "wanders" and rng.random() < 0.8
+        action = rng.choice(env.admissible) if wander else mind.oracle()
+        pairs.append((household_prompt(env, history), action))
+        history.append(action)
+        env.step(action)
+        mind.step(action)
+    return pairs

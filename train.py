@@ -47,9 +47,9 @@ ALGORITHMS = {  # what group_advantages divides by, how policy_loss averages
     "grpo": {"normalize": "std", "aggregate": "sequence"},
     "dr_grpo": {"normalize": "none", "aggregate": "constant"},
 }
-EMBEDDED = dict(steps=120, lr=5e-4, prompts=32, group=16, max_tokens=6, eval_problems=1000, teach_steps=700)
-QUICK = dict(steps=30, lr=1e-3, prompts=32, group=16, max_tokens=6, eval_problems=300, teach_steps=400)
-REAL = dict(steps=200, lr=5e-6, prompts=32, group=8, max_tokens=1024, eval_problems=200, teach_steps=0)
+EMBEDDED = dict(steps=120, lr=5e-4, prompts=32, group=16, max_tokens=6, eval_problems=1000, teach_steps=700, token_budget=16384)
+QUICK = dict(steps=30, lr=1e-3, prompts=32, group=16, max_tokens=6, eval_problems=300, teach_steps=400, token_budget=16384)
+REAL = dict(steps=200, lr=5e-6, prompts=32, group=8, max_tokens=1024, eval_problems=200, teach_steps=0, token_budget=4096)
 
 
 EMBEDDED_CONFIG = Config(
@@ -177,29 +177,23 @@ def evaluate(model, tokenizer, task, problems, settings):
     problem how many samples were right, whether the greedy one was, and the answers given. The same random numbers every time.
     """
     generator = torch.Generator(device=model.lm_head.weight.device).manual_seed(1)
-    right, greedy, lengths, truncated, answers = [], [], [], [], []
-    size = max(1, settings["eval_batch"])
-    for first in range(0, len(problems), size):
-        some = problems[first : first + size]
-        prompts = tokenizer.encode(some)
-        for temperature, group_size in ((settings["temperature"], settings["samples"]), (0.0, 1)):
-            out = rl.rollout(
-                model, prompts, group_size=group_size, max_new_tokens=settings["max_tokens"], temperature=temperature,
-                eos_id=tokenizer.eos_ids, generator=generator,
-            )  # fmt: skip
-            graded = [task.grade(some[i // group_size], text) for i, text in enumerate(tokenizer.decode(out.completions))]
-            if temperature == 0:
-                greedy += [int(reward) for reward, _ in graded]
-                continue
-            for i in range(0, len(graded), group_size):
-                right.append(round(sum(reward for reward, _ in graded[i : i + group_size])))
-                answers.append([answer for _, answer in graded[i : i + group_size]])
-            lengths += [len(completion) for completion in out.completions]
-            truncated += out.truncated
-    n = len(problems)
+    n, samples, prompts = len(problems), settings["samples"], tokenizer.encode(problems)
+
+    def answered(group_size, temperature):
+        out = rl.rollout(
+            model, prompts, group_size=group_size, max_new_tokens=settings["max_tokens"], temperature=temperature,
+            eos_id=tokenizer.eos_ids, generator=generator, token_budget=settings["token_budget"],
+        )  # fmt: skip
+        return out, [task.grade(problems[i // group_size], text) for i, text in enumerate(tokenizer.decode(out.completions))]
+
+    out, graded = answered(samples, settings["temperature"])
+    right = [round(sum(reward for reward, _ in graded[i : i + samples])) for i in range(0, n * samples, samples)]
+    answers = [[answer for _, answer in graded[i : i + samples]] for i in range(0, n * samples, samples)]
+    lengths = [len(completion) for completion in out.completions]
+    greedy = [round(reward) for reward, _ in answered(1, 0.0)[1]]
     return {
-        "score": sum(right) / (n * settings["samples"]), "greedy_score": sum(greedy) / n, "length": sum(lengths) / len(lengths),
-        "truncated": sum(truncated) / len(truncated), "samples": settings["samples"], "right": digits(right), "greedy": digits(greedy),
+        "score": sum(right) / (n * samples), "greedy_score": sum(greedy) / n, "length": sum(lengths) / len(lengths),
+        "truncated": sum(out.truncated) / len(lengths), "samples": samples, "right": digits(right), "greedy": digits(greedy),
         "lengths": lengths, "answers": answers,
     }  # fmt: skip
 
@@ -210,6 +204,7 @@ def train(model, tokenizer, task, folder, settings, bar, check=lambda: None):
     `check` is called before every step. The model leaves as it came: what trained is put back.
     """
     names, start = choose(model, settings["layer"])
+    model.recompute = settings["recompute"]
     steps = settings["steps"] if names else 0
     points = sorted({round(steps * third / 3) for third in (1, 2, 3)} - {0}) or [0]
     problems = getattr(task, settings["panel"])[: settings["eval_problems"]]
@@ -230,6 +225,7 @@ def train(model, tokenizer, task, folder, settings, bar, check=lambda: None):
         batch = rl.rollout(
             model, tokenizer.encode(problems_now), group_size=G, max_new_tokens=settings["max_tokens"],
             temperature=settings["temperature"], eos_id=tokenizer.eos_ids, generator=generator, start=start,
+            token_budget=settings["token_budget"],
         )  # fmt: skip
         texts = tokenizer.decode(batch.completions)
         rewards = torch.tensor([task.grade(problems_now[i // G], text)[0] for i, text in enumerate(texts)]).view(P, G)
@@ -376,8 +372,8 @@ def sweep(runs, load, task, helpers=()):
 def plan(config, spec, settings, prompt_length):
     """Expected memory of one run in bytes, part by part, and how many parameters train: computed from shapes alone.
 
-    "sampling" and "training" follow one another, so the peak holds the larger of the two. Activations are counted per token
-    and layer from what autograd keeps: about 10 vectors of the residual's width, 3 of the heads' and 4 of the MLP's.
+    Sampling and training follow one another, so the peak holds the larger of the two. Activations are counted per token and
+    layer from what autograd keeps: about 10 vectors of the residual's width, 3 of the heads', 4 of the MLP's.
     """
     with torch.device("meta"):
         model = Transformer(config)
@@ -385,23 +381,28 @@ def plan(config, spec, settings, prompt_length):
     parameters = dict(model.named_parameters())
     total, trained = sum(p.numel() for p in parameters.values()), sum(parameters[name].numel() for name in names)
     size = 2 if settings["device"] == "cuda" else 4  # bytes a number: bf16 or fp32
-    rows, slots = settings["prompts"] * settings["group"], prompt_length + settings["max_tokens"]
-    kv = 2 * config.num_key_value_heads * config.head_dim
-    D, heads, vocab = config.hidden_size, config.num_attention_heads * config.head_dim, config.vocab_size
-    cache = size * config.num_hidden_layers * kv * (rows * slots + settings["prompts"] * prompt_length)
-    kept = size * D * (rows * settings["max_tokens"] + settings["prompts"] * prompt_length) * (start > 0)
-    longest = min(settings["token_budget"], rows * settings["max_tokens"] + settings["prompts"] * prompt_length)
-    tokens = max(longest, slots)  # of a micro-batch: at least one row
-    layers = config.num_hidden_layers - start
-    activations = (
-        size * tokens * layers * (10 * D + 3 * (heads + kv) + 4 * config.intermediate_size + kv * slots // settings["max_tokens"])
+    D, L, vocab, G, new = (
+        config.hidden_size,
+        config.num_hidden_layers,
+        config.vocab_size,
+        settings["group"],
+        settings["max_tokens"],
     )
+    heads, kv = config.num_attention_heads * config.head_dim, 2 * config.num_key_value_heads * config.head_dim
+    # Sampling: as many prompts at a time as the budget holds.
+    at_once = min(settings["prompts"], max(1, settings["token_budget"] // (G * (prompt_length + new))))
+    cache = size * L * kv * at_once * (G * (prompt_length + new) + prompt_length)
+    kept = size * D * settings["prompts"] * (G * new + prompt_length) * (start > 0)
+    # Training: a micro-batch is as many rows as the budget holds, at least one with its prompt.
+    tokens = max(min(settings["token_budget"], settings["prompts"] * (G * new + prompt_length)), prompt_length + new)
+    inner = 10 * D + 3 * (heads + kv) + 4 * config.intermediate_size + kv * prompt_length // new  # numbers a token and layer
+    activations = (L - start) * D + inner if settings["recompute"] else (L - start) * inner
     head = 16 * min(rl.CHUNK, tokens * vocab) + (size + 4) * vocab * D * (spec == "full")
     return {
         "parameters": total, "trained": trained, "weights": size * total,
         "masters, gradients, Adam, untrained copy": trained * ((12 if size == 4 else 18) + size),
-        "hidden states kept": kept, "sampling: cache": cache, "sampling: log-probabilities": 16 * rows * vocab,
-        "training: activations": activations * (spec != "norm"), "training: log-probabilities": head,
+        "hidden states kept": kept, "sampling: cache": cache, "sampling: log-probabilities": 16 * at_once * G * vocab,
+        "training: activations": size * tokens * activations * (spec != "norm"), "training: log-probabilities": head,
         "program and libraries": 4 * 10**8,
     }  # fmt: skip
 
@@ -498,6 +499,8 @@ def parse(argv):
     add("--eval-problems", type=int, help="problems of the panel that are evaluated on")
     add("--samples", type=int, default=4, help="sampled completions a problem in evaluation (default 4)")
     add("--base-seed", type=int, default=0, help="seed of the embedded model (default 0)")
+    add("--token-budget", type=int, help="positions in memory at a time, sampling and training (embedded 16384, else 4096)")
+    add("--recompute", action="store_true", help="keep less for the backward pass and compute it again: less memory, more time")
     add("--jobs", type=int, help="processes that share the runs (default: one a core for the embedded model, else 1)")
     add("--plan", action="store_true", help="print parameters and expected memory, and run nothing")
     add("--merge", metavar="RUN", help="with --out DIR: write the full checkpoint of a finished run")
@@ -515,7 +518,9 @@ def parse(argv):
     for name, value in (QUICK if args.quick else EMBEDDED if embedded else REAL).items():
         if getattr(args, name, None) is None:
             setattr(args, name, value)
-    for name, least in dict(steps=1, prompts=1, group=2, max_tokens=1, epochs=1, eval_problems=1, samples=1, jobs=1).items():
+    for name, least in dict(
+        steps=1, prompts=1, group=2, max_tokens=1, epochs=1, eval_problems=1, samples=1, jobs=1, token_budget=1
+    ).items():
         if getattr(args, name) is not None and getattr(args, name) < least:
             fail(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least {least}")
     if args.samples > 9:
@@ -562,11 +567,10 @@ def runs_of(args, config, root):
     specs = ["base", "full", "norm", *map(str, range(L))] if args.layer == "each" else [args.layer]
     if args.layer.startswith("top-") and is_count(args.layer[4:]):
         specs = [top_layers(root, int(args.layer[4:]), L)]
-    shared = "task algo steps prompts group max_tokens temperature clip kl epochs eval_problems samples quick device".split()
+    shared = "task algo steps prompts group max_tokens temperature clip kl epochs eval_problems samples quick device token_budget recompute".split()
     shared = {name: getattr(args, name) for name in shared}
     shared["model"] = args.model or f"embedded, seed {args.base_seed}, {args.teach_steps} steps"
-    shared |= {"num_layers": L, "warmup": 5, "token_budget": 16384, "panel": "validation" if args.find_lr else "test"}
-    shared["eval_batch"] = args.prompts if args.model else 256  # problems at a time
+    shared |= {"num_layers": L, "warmup": 5, "panel": "validation" if args.find_lr else "test"}
     runs = {}
     for seed in args.seeds:
         for spec in specs:

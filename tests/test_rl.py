@@ -90,6 +90,18 @@ def test_rows_that_leave_do_not_change_the_others():
         assert a == b[: len(a)]
 
 
+def test_sampling_in_parts_is_scored_alike():
+    """A small budget samples prompt by prompt; what is kept still gives the log-probabilities of a plain pass."""
+    model = likes_to_end(tiny())
+    out = sampled(model, token_budget=1, start=2)
+    assert len(out.completions) == 12 and len(out.hidden) == 12 and len(out.prompt_hidden) == 4
+    for i, (completion, logprobs) in enumerate(zip(out.completions, out.logprobs)):
+        expected = rescored(model, PROMPTS[i // 3], completion, 1.0)
+        torch.testing.assert_close(torch.tensor(logprobs), expected, rtol=0, atol=2e-5)
+    got, _ = score(model, out, list(range(12)), 1.0, 2)
+    torch.testing.assert_close(got, rl.pad(out.logprobs, "cpu", torch.float32)[0], rtol=0, atol=2e-5)
+
+
 def test_bad_prompts_are_refused():
     with pytest.raises(ValueError, match="empty"):
         sampled(tiny(), prompts=[[1], []])
@@ -283,6 +295,7 @@ def test_gradient_equals_that_of_plain_full_passes(k, aggregate):
     trained = only(model, k)
     wanted = torch.autograd.grad(plain_loss(model, batch, advantages.tolist(), aggregate, 10), trained)
     for budget in (1, 25, 10**6):  # tokens a micro-batch: one row, a few, all
+        model.recompute = budget == 25  # and whether inner activations are kept or computed again
         got, figures = gradients(
             model, batch, advantages, trained, start, aggregate=aggregate, max_tokens=10, token_budget=budget
         )
