@@ -49,7 +49,7 @@ ALGORITHMS = {  # what group_advantages divides by, how policy_loss averages
 }
 EMBEDDED = dict(steps=120, lr=5e-4, prompts=32, group=16, max_tokens=6, eval_problems=1000, teach_steps=700, token_budget=16384)
 QUICK = dict(steps=30, lr=1e-3, prompts=32, group=16, max_tokens=6, eval_problems=300, teach_steps=400, token_budget=16384)
-REAL = dict(steps=200, lr=5e-6, prompts=32, group=8, max_tokens=1024, eval_problems=200, teach_steps=0, token_budget=4096)
+REAL = dict(steps=200, lr=5e-6, prompts=32, group=8, max_tokens=1024, teach_steps=0, token_budget=4096)
 
 
 EMBEDDED_CONFIG = Config(
@@ -373,7 +373,7 @@ def plan(config, spec, settings, prompt_length):
     """Expected memory of one run in bytes, part by part, and how many parameters train: computed from shapes alone.
 
     Sampling and training follow one another, so the peak holds the larger of the two. Activations are counted per token and
-    layer from what autograd keeps: about 10 vectors of the residual's width, 3 of the heads', 4 of the MLP's.
+    layer from what autograd keeps: about 8 vectors of the residual's width, 3 of the heads', 3 of the MLP's.
     """
     with torch.device("meta"):
         model = Transformer(config)
@@ -395,7 +395,7 @@ def plan(config, spec, settings, prompt_length):
     kept = size * D * settings["prompts"] * (G * new + prompt_length) * (start > 0)
     # Training: a micro-batch is as many rows as the budget holds, at least one with its prompt.
     tokens = max(min(settings["token_budget"], settings["prompts"] * (G * new + prompt_length)), prompt_length + new)
-    inner = 10 * D + 3 * (heads + kv) + 4 * config.intermediate_size + kv * prompt_length // new  # numbers a token and layer
+    inner = 8 * D + 3 * (heads + kv) + 3 * config.intermediate_size + kv * prompt_length // new  # numbers a token and layer
     activations = (L - start) * D + inner if settings["recompute"] else (L - start) * inner
     head = 16 * min(rl.CHUNK, tokens * vocab) + (size + 4) * vocab * D * (spec == "full")
     return {
@@ -484,7 +484,7 @@ def parse(argv):
     add("--task", default="math", metavar="TASK", help="math (the embedded arithmetic, default) or a .jsonl file")
     add("--algo", default="grpo", choices=ALGORITHMS, help="default: grpo")
     add("--runs", default="runs", metavar="DIR", help="folder for the runs (default: runs)")
-    add("--seeds", default=None, metavar="0,1,2", help="one run per seed (default 0,1,2; --quick: 0)")
+    add("--seeds", default=None, metavar="0,1,2", help="one run per seed (default 0,1,2 for the embedded model, else 0)")
     add("--quick", action="store_true", help="a smoke test: one seed, few steps, a base taught less")
     add("--find-lr", metavar="RATES", help="full training at each of these rates, scored on the validation panel")
     add("--steps", type=int, help="optimizer steps of a run")
@@ -496,7 +496,7 @@ def parse(argv):
     add("--clip", type=float, default=0.2, help="clip range of the ratio (default 0.2)")
     add("--kl", type=float, default=0.0, help="weight of the KL penalty to the base (default 0)")
     add("--epochs", type=int, default=1, help="updates a batch (default 1)")
-    add("--eval-problems", type=int, help="problems of the panel that are evaluated on")
+    add("--eval-problems", type=int, help="problems of the panel that are evaluated on (embedded 1000, else 8 a training prompt)")
     add("--samples", type=int, default=4, help="sampled completions a problem in evaluation (default 4)")
     add("--base-seed", type=int, default=0, help="seed of the embedded model (default 0)")
     add("--token-budget", type=int, help="positions in memory at a time, sampling and training (embedded 16384, else 4096)")
@@ -518,6 +518,8 @@ def parse(argv):
     for name, value in (QUICK if args.quick else EMBEDDED if embedded else REAL).items():
         if getattr(args, name, None) is None:
             setattr(args, name, value)
+    if args.eval_problems is None:
+        args.eval_problems = 8 * args.prompts  # a short trial is evaluated shortly
     for name, least in dict(
         steps=1, prompts=1, group=2, max_tokens=1, epochs=1, eval_problems=1, samples=1, jobs=1, token_budget=1
     ).items():
@@ -535,7 +537,7 @@ def parse(argv):
     if args.device != "cpu" and not (args.device == "cuda" and (args.plan or torch.cuda.is_available())):
         fail(f"--device {args.device} is not there; this machine has cpu" + (" and cuda" if torch.cuda.is_available() else ""))
     try:
-        args.seeds = [int(seed) for seed in (args.seeds or ("0" if args.quick else "0,1,2")).split(",")]
+        args.seeds = [int(seed) for seed in (args.seeds or ("0,1,2" if embedded and not args.quick else "0")).split(",")]
         args.find_lr = [float(rate) for rate in args.find_lr.split(",")] if args.find_lr else []
     except ValueError:
         fail("--seeds takes whole numbers and --find-lr numbers, with commas between them")
