@@ -59,6 +59,8 @@ def read_runs(folder):
     if not runs and (folder / "contribution.json").exists():
         try:
             record = json.loads((folder / "contribution.json").read_text(encoding="utf-8"))
+            if not record["runs"]:
+                raise ValueError("no runs in it")
             return record["settings"], record["runs"], []
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{folder / 'contribution.json'}: damaged ({error})") from None
@@ -148,7 +150,7 @@ def summarize(settings, runs):
             "truncated": np.mean([run["truncated"] for run in mine]), "seeds": len(mine),
             **{f"contribution_step_{point}": c(values)[i] for point, values in zip(points, early)},
         })  # fmt: skip
-    return [{name: clean(value) for name, value in row.items()} for row in rows], c(draws), layers
+    return [{name: clean(value) for name, value in row.items()} for row in rows], draws, layers
 
 
 def clean(value):
@@ -159,15 +161,15 @@ def clean(value):
 
 
 def findings(settings, rows, draws, layers):
-    """What the curve shows, in sentences: peak, ends, and whether a layer reaches full training."""
+    """What the curve shows, in sentences: peak, ends, and whether a layer reaches full training. draws (draws, rows): scores."""
     singles = [row for row in rows if row["layer"].isdecimal()]
     if not {"base", "full"} <= set(layers):
         return f"C(k) needs the runs base and full; there are {', '.join(layers)}."
     base, full = rows[0], rows[1]
-    if full["score"] == base["score"]:
-        return (
-            f"Full training did not move the score ({base['score']:.3f}), so there is no gain that a layer could have a share of."
-        )
+    if interval(draws[:, [1]] - draws[:, [0]])[0][0] <= 0:
+        text = f"Full training took the score from {base['score']:.3f} to {full['score']:.3f}, no gain beyond the interval: "
+        return text + "there is nothing that a layer could have a share of, and C(k) means nothing here."
+    draws = contribution(draws, draws[:, [0]], draws[:, [1]])
     if not singles:
         return "No single layer was trained yet."
     peak = max(singles, key=lambda row: row["contribution"])
@@ -225,6 +227,7 @@ def draw_curve(rows, settings):
     steps = [name for name in rows[0] if name.startswith("contribution_step_")]
     L = settings["num_layers"]
     values = [row[name] for row in singles for name in ("low", "high", "greedy_contribution", *steps) if row[name] is not None]
+    values += [norm] if norm is not None else []
     bottom, top = min([0.0, *values]) - 0.08, max([1.0, *values]) + 0.08
     svg = [
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 880 390" font-family="Helvetica, Arial, sans-serif" font-size="13">'
@@ -246,11 +249,14 @@ def draw_curve(rows, settings):
             return x, 330 - 258 * (value - bottom) / (top - bottom)
 
         text(left + width / 2, 22, title, extra='font-weight="bold"')
-        for tick in np.arange(np.ceil(bottom / 0.25) * 0.25, top, 0.25):
+        every = next(step for step in (0.25, 0.5, 1, 2, 5, 10, 10 ** np.ceil(np.log10(top - bottom))) if top - bottom < 10 * step)
+        for tick in every * np.arange(int(np.ceil(bottom / every)), int(np.floor(top / every)) + 1):
             y = at(0, tick)[1]
             strong = tick in (0, 1)
             line(left, y, left + width, y, "#555" if strong else "#e4e4e4", 1.2 if strong else 1)
-            text(left - 7, y + 4, f"{tick:.2f}", "end")
+            if strong:
+                text(left + width - 3, y - 5, "full training" if tick else "base", "end", "#777", 'font-size="11"')
+            text(left - 7, y + 4, f"{tick + 0:.2f}", "end")
         for layer in range(0, L, max(1, L // 12)):
             x = at(layer, 0)[0]
             text(x, 348, layer)
@@ -267,7 +273,7 @@ def draw_curve(rows, settings):
                 if with_interval:
                     line(x, at(0, row["low"])[1], x, at(0, row["high"])[1], color, 1.6)
                 svg.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{3.2 if width_ > 2 else 2.2}" fill="{color}"/>')
-            y = 318 - 17 * (len(curves) - 1 - i)
+            y = at(0, 0)[1] - 22 - 17 * (len(curves) - 1 - i)
             line(left + 10, y - 4, left + 34, y - 4, color, width_, dash)
             text(left + 40, y, label, "start")
         return at
@@ -279,7 +285,7 @@ def draw_curve(rows, settings):
     if norm is not None:
         y = at(0, norm)[1]
         line(52, y, 472, y, "#777", 1.2, "2 4")
-        text(470, y - 5, "final norm only", "end", "#777", 'font-size="11"')
+        text(400, y - 5, "final norm only", "end", "#777", 'font-size="11"')
     shades = ["#b9cfe8", "#6f9fd0"][2 - len(steps[:2]) :]
     curves = [(f"after {n.rsplit('_', 1)[1]} steps", color, 2.0, "", n, False) for n, color in zip(steps, shades)]
     panel(526, 336, "C(k) along training", [*curves, ("at the end", "#1f5fa8", 2.5, "", "contribution", False)])
@@ -287,8 +293,15 @@ def draw_curve(rows, settings):
     return "\n".join(svg) + "\n"
 
 
+def fail(message):
+    """The end of a command that cannot be done: one line, exit status 2."""
+    print(f"analyze.py: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(2)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.error = fail
     parser.add_argument("runs", nargs="?", default="runs", metavar="RUNS", help="folder of runs (default: runs)")
     parser.add_argument("--out", default=".", metavar="DIR", help="where the files go (default: here)")
     args = parser.parse_args(argv)
@@ -306,8 +319,7 @@ def main(argv=None):
         (out / "contribution.json").write_text(f'{head},\n "runs": [\n{record}\n]}}\n', encoding="utf-8")
         (out / "contribution.svg").write_text(draw_curve(rows, settings), encoding="utf-8")
     except (ValueError, OSError) as error:
-        print(f"analyze.py: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        fail(error)
     for note in notes:
         print(f"left out: {note}")
     print(format_table(rows))

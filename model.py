@@ -70,8 +70,11 @@ class Config:
         for field in ("use_sliding_window", "attention_bias", "mlp_bias"):
             if hf.get(field):
                 refuse(field, hf[field], "false")
-        if set(hf.get("layer_types") or []) - {"full_attention"}:
-            refuse("layer_types", hf["layer_types"], "full_attention throughout")
+        types = hf.get("layer_types") or []
+        if not isinstance(types, list) or any(kind != "full_attention" for kind in types):
+            refuse("layer_types", types, "full_attention throughout")
+        if hf.get("partial_rotary_factor", 1) != 1:
+            refuse("partial_rotary_factor", hf["partial_rotary_factor"], "1")
         # transformers 5 keeps all of RoPE in `rope_parameters`, transformers 4 at the top level and in `rope_scaling`.
         rope = {"rope_theta": hf.get("rope_theta", 10000.0)}
         for field in ("rope_scaling", "rope_parameters"):
@@ -89,6 +92,12 @@ class Config:
         sizes |= {field: number({field: hf.get(field) or value}, field) for field, value in derived.items()}
         if heads % sizes["num_key_value_heads"]:
             refuse("num_key_value_heads", sizes["num_key_value_heads"], f"a divisor of num_attention_heads, {heads}")
+        if not hf.get("head_dim") and sizes["hidden_size"] % heads:
+            refuse(
+                "hidden_size", sizes["hidden_size"], f"a multiple of num_attention_heads, {heads}, where head_dim is not given"
+            )
+        if rope_type == "llama3" and not number(rope, "low_freq_factor", float) < number(rope, "high_freq_factor", float):
+            refuse("low_freq_factor", rope["low_freq_factor"], "less than high_freq_factor")
         if sizes["head_dim"] % 2:
             refuse("head_dim", sizes["head_dim"], "an even number")
         return cls(
@@ -162,7 +171,7 @@ class Attention(nn.Module):
         k, v = extend(k, v)  # (B, kv_heads, S, head_dim)
         # Query heads that share a key head become more query rows of that head: no copy of k and v is made.
         out = F.scaled_dot_product_attention(q.reshape(B, k.shape[1], -1, self.config.head_dim), k, v, attn_mask=mask)
-        return self.o_proj(out.view(B, -1, T, self.config.head_dim).transpose(1, 2).reshape(B, T, -1))
+        return self.o_proj(out.reshape(B, -1, T, self.config.head_dim).transpose(1, 2).reshape(B, T, -1))
 
 
 class MLP(nn.Module):
@@ -350,7 +359,10 @@ def weight_files(path):
     if (path / "model.safetensors").exists():
         return [path / "model.safetensors"]
     if index.exists():
-        files = sorted({path / name for name in read_json(index).get("weight_map", {}).values()})
+        names = read_json(index).get("weight_map")
+        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+            raise ValueError(f"{index}: weight_map is missing or damaged; it should name the file of each tensor")
+        files = sorted({path / name for name in names.values()})
         for file in files:
             if not file.exists():
                 raise FileNotFoundError(f"{file}: a shard that {index.name} names is missing")

@@ -55,6 +55,7 @@ def sample(logits, temperature, uniform):
     logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
     cumulative = logprobs.exp().cumsum(-1)
     token = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None])  # never one of probability 0
+    token = token.clamp(max=logits.shape[-1] - 1)  # beyond only where logits are not finite, which `rollout` reports
     return token[:, 0], logprobs.gather(1, token)[:, 0]
 
 
@@ -66,7 +67,8 @@ def rollout(
 
     prompts: non-empty token lists of any lengths. eos_id: the id that ends a completion, or several. `start`: keep the hidden
     states that enter this layer, for `score`. All in one batch, or in as few as keep the cache at `token_budget` positions (or
-    one prompt). Returns a Rollout. ValueError for an empty prompt or one too long for the model.
+    one prompt). Returns a Rollout. ValueError for an empty prompt or one too long for the model, FloatingPointError where the
+    model's log-probabilities are not finite.
     """
     device, dtype = model.lm_head.weight.device, model.lm_head.weight.dtype
     longest = max(len(prompt) for prompt in prompts)
@@ -122,6 +124,8 @@ def rollout(
     hidden = torch.empty(B, max_new_tokens if start else 0, model.config.hidden_size, dtype=dtype, device=device)
     rows = torch.arange(B, device=device)  # which completions are still in the batch
     ended = torch.zeros(B, dtype=torch.bool, device=device)
+    # Numbers are drawn for all rows and steps, so what a row samples does not depend on which others have ended.
+    uniform = 1 - torch.rand(max_new_tokens, B, generator=generator, device=device)
     for t in range(max_new_tokens):
         step_mask = None if mask is None else mask[..., : Tp + t + 1]
         x = model.model.embed_tokens(token)[:, None]  # (rows, 1, D)
@@ -130,9 +134,7 @@ def rollout(
             hidden[rows, t] = x[:, 0]
         x = model.run_layers(x, position + t, step_mask, cache, start=start)
         cache.length += 1
-        # Numbers are drawn for all rows, so what a row samples does not depend on which others have left.
-        uniform = 1 - torch.rand(B, generator=generator, device=device)[rows]
-        token, logprob = sample(model.lm_head(model.model.norm(x[:, 0])), temperature, uniform)
+        token, logprob = sample(model.lm_head(model.model.norm(x[:, 0])), temperature, uniform[t, rows])
         tokens[rows, t], logprobs[rows, t] = token, logprob
         ended |= torch.isin(token, ends)
         if device.type == "cpu" or t % 16 == 15:  # asking a GPU how many have ended makes it wait
@@ -144,6 +146,8 @@ def rollout(
                 mask = None if mask is None else mask[alive]
                 cache.keep(alive)
 
+    if not logprobs.isfinite().all():
+        raise FloatingPointError("a log-probability at sampling is not finite")
     hit = torch.isin(tokens, ends)
     hit[:, t + 1 :] = False  # never written
     lengths = torch.where(hit.any(1), hit.int().argmax(1) + 1, t + 1).tolist()
@@ -349,7 +353,7 @@ def update(
 
     Rows of advantage 0 add nothing to the gradient and are not run (unless a KL term wants them), but count in every mean. A
     batch without any signal leaves the weights, and Adam's state, as they were. `reference`: the trained tensors as they were
-    before training, for the KL term. FloatingPointError, weights untouched, for a loss or gradient that is not finite.
+    before training, for the KL term. FloatingPointError, before the weights are touched, for a loss or gradient not finite.
     """
     B = len(batch.completions)
     signal = [row for row in range(B) if advantages[row] != 0]

@@ -46,7 +46,6 @@ class Problem:
 
 @dataclass
 class Task:
-    name: str
     validation: list  # Problems, fixed
     test: list  # Problems, fixed, none of which is in training or validation
     draw: Callable  # (seed, step, n) -> the n training Problems of that step
@@ -108,7 +107,7 @@ def arithmetic():
     def grade(problem, text):
         return float(text == problem.answer), text
 
-    return Task("math", validation, test, draw, grade, demonstrate, (*SKILLS, "=", *"0123456789"))
+    return Task(validation, test, draw, grade, demonstrate, (*SKILLS, "=", *"0123456789"))
 
 
 # ---------------------------------------------------------------------------------------------------- word problems
@@ -139,8 +138,8 @@ def word_problems(path):
         if answer is None:
             raise ValueError(f'{path}, line {number}: field "answer" holds no final answer, such as "#### 42"')
         problems.append(Problem(row["question"].strip(), answer))
-    problems = list(dict.fromkeys(problems))
-    problems.sort(key=lambda p: hashlib.sha256(p.prompt.encode()).digest())
+    problems.sort(key=lambda p: (hashlib.sha256(p.prompt.encode()).digest(), p.answer))
+    problems = list({p.prompt: p for p in problems}.values())  # a question once, or it could be in training and test
     n = min(500, len(problems) // 10)
     if n == 0:
         raise ValueError(f"{path}: {len(problems)} different problems; at least 10 are needed to train, validate and test on")
@@ -159,7 +158,7 @@ def word_problems(path):
         found = extract_answer(text)
         return float(found is not None and math_equal(found, problem.answer)), found
 
-    return Task(str(path), validation, test, draw, grade, train=tuple(train))
+    return Task(validation, test, draw, grade, train=tuple(train))
 
 
 def load_task(spec):
@@ -203,6 +202,8 @@ class Tokenizer:
             self.tokens = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
         except Exception as error:  # tokenizers raises nothing narrower
             raise ValueError(f"{path / 'tokenizer.json'}: not a tokenizer ({error})") from None
+        self.tokens.no_padding()  # some files carry settings of their training, which would change prompts
+        self.tokens.no_truncation()
         settings = {name: self._read(path / f"{name}.json") for name in ("generation_config", "tokenizer_config", "config")}
         self.eos_ids = self._eos(settings)
         if not self.eos_ids:
@@ -214,7 +215,9 @@ class Tokenizer:
         template = settings["tokenizer_config"].get("chat_template")
         if (path / "chat_template.jinja").exists():
             template = (path / "chat_template.jinja").read_text(encoding="utf-8")
-        system = re.search(r"<\|im_start\|>system(?:\\n|\n)([^'{<]+)<\|im_end\|>", template if isinstance(template, str) else "")
+        system = re.search(
+            r"<\|im_start\|>system(?:\\n|\n)((?:(?!{{)[^'<])+)<\|im_end\|>", template if isinstance(template, str) else ""
+        )
         self.system = system and system[1]
 
     @staticmethod

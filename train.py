@@ -9,7 +9,7 @@ Read it from the bottom: `main` checks the settings, `sweep` goes through the ru
 
     config.json         every setting, the seed, versions and git revision
     metrics.jsonl       one line a step
-    eval.json           scores, per-problem outcomes and lengths after a third, two thirds and all of the steps
+    eval.json           score, per-problem outcomes, answers and lengths; outcomes after a third and two thirds of the steps
     layer.safetensors   the tensors that trained, and only those
 
 A finished run is never done again; an unfinished one carries on from its last checkpoint. Any number of processes may work on
@@ -20,6 +20,7 @@ services, configuration files, distributed data parallelism (runs are independen
 import argparse
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import platform
@@ -35,8 +36,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch: its threads the
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 import rl
@@ -47,16 +48,15 @@ ALGORITHMS = {  # what group_advantages divides by, how policy_loss averages
     "grpo": {"normalize": "std", "aggregate": "sequence"},
     "dr_grpo": {"normalize": "none", "aggregate": "constant"},
 }
-EMBEDDED = dict(steps=120, lr=5e-4, prompts=32, group=16, max_tokens=6, eval_problems=1000, teach_steps=700, token_budget=16384)
-QUICK = dict(steps=30, lr=1e-3, prompts=32, group=16, max_tokens=6, eval_problems=300, teach_steps=400, token_budget=16384)
-REAL = dict(steps=200, lr=5e-6, prompts=32, group=8, max_tokens=1024, teach_steps=0, token_budget=4096)
-
+EMBEDDED = dict(steps=120, lr=5e-4, prompts=32, group=16, max_tokens=6, eval_problems=1000, teach_steps=700)
+QUICK = dict(steps=30, lr=1e-3, prompts=32, group=16, max_tokens=6, eval_problems=300, teach_steps=400)
+REAL = dict(steps=200, lr=5e-6, prompts=32, group=8, max_tokens=1024, teach_steps=0)
 
 EMBEDDED_CONFIG = Config(
     vocab_size=16, hidden_size=48, intermediate_size=128, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=2,
     head_dim=16, rope_theta=1e4, max_position_embeddings=512,
 )  # fmt: skip
-SAVE_EVERY = 30  # seconds between a run's checkpoints
+SAVE_EVERY, SAVE_COST = 30, 20  # seconds between a run's checkpoints, or so many times what one took if that is more
 
 
 # ---------------------------------------------------------------------------------------------------- the embedded base
@@ -92,6 +92,7 @@ def teach_base(path, task, steps, seed):
     model.save_pretrained(part)
     words.save(str(part / "tokenizer.json"))
     write_json(part / "generation_config.json", {"eos_token_id": eos[0]})
+    write_json(part / "teaching.json", {"seed": seed, "steps": steps})
     part.rename(path)
 
 
@@ -171,7 +172,7 @@ def digits(counts):
 
 
 def evaluate(model, tokenizer, task, problems, settings):
-    """Score a model on fixed problems: `samples` completions each at temperature 1, and the greedy one.
+    """Score a model on fixed problems: `samples` completions each at the temperature of training, and the greedy one.
 
     Returns score and greedy (0 to 1), mean length in tokens and truncated share of the sampled completions, and for each
     problem how many samples were right, whether the greedy one was, and the answers given. The same random numbers every time.
@@ -182,7 +183,7 @@ def evaluate(model, tokenizer, task, problems, settings):
     def answered(group_size, temperature):
         out = rl.rollout(
             model, prompts, group_size=group_size, max_new_tokens=settings["max_tokens"], temperature=temperature,
-            eos_id=tokenizer.eos_ids, generator=generator, token_budget=settings["token_budget"],
+            eos_id=tokenizer.eos_ids, generator=generator, token_budget=4 * settings["token_budget"],
         )  # fmt: skip
         return out, [task.grade(problems[i // group_size], text) for i, text in enumerate(tokenizer.decode(out.completions))]
 
@@ -198,25 +199,35 @@ def evaluate(model, tokenizer, task, problems, settings):
     }  # fmt: skip
 
 
-def train(model, tokenizer, task, folder, settings, bar, check=lambda: None):
+def train(model, tokenizer, task, folder, settings, bar, check):
     """One run: RL-train what settings["layer"] names, evaluate after each third, leave the run's files in `folder`.
 
-    `check` is called before every step. The model leaves as it came: what trained is put back.
+    `check` is called before every step. The model leaves as it came, also after an exception: what trained is put back.
     """
     names, start = choose(model, settings["layer"])
+    trained = {name: parameter for name, parameter in model.named_parameters() if name in names}
+    untrained = {name: parameter.detach().clone() for name, parameter in trained.items()}
+    try:
+        train_steps(model, tokenizer, task, folder, settings, trained, untrained, start, bar, check)
+    finally:
+        for name, parameter in trained.items():
+            parameter.data.copy_(untrained[name])
+
+
+def train_steps(model, tokenizer, task, folder, settings, trained, untrained, start, bar, check):
+    """The loop of `train`: `trained` parameters by name, their `untrained` values, and the layer at which gradients stop."""
     model.recompute = settings["recompute"]
-    steps = settings["steps"] if names else 0
+    steps = settings["steps"] if trained else 0
     points = sorted({round(steps * third / 3) for third in (1, 2, 3)} - {0}) or [0]
     problems = getattr(task, settings["panel"])[: settings["eval_problems"]]
-    trained = {name: parameter for name, parameter in model.named_parameters() if name in names}
-    reference = [parameter.detach().clone() for parameter in trained.values()]
-    optimizer = rl.Optimizer(trained.values()) if names else None
+    optimizer = rl.Optimizer(trained.values()) if trained else None
     generator = torch.Generator(device=model.lm_head.weight.device).manual_seed(settings["seed"])
     P, G = settings["prompts"], settings["group"]
     algorithm = ALGORITHMS[settings["algo"]]
 
-    done, lines, evaluations = load_checkpoint(folder, trained, optimizer, generator) if names else (0, [], {})
-    saved_at = time.monotonic()
+    done, lines, evaluations = load_checkpoint(folder, trained, optimizer, generator) if trained else (0, [], {})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    saved_at, saving = time.monotonic(), 0.0
     bar.reset(total=steps)
     bar.update(done)
     for step in range(done, steps):
@@ -225,7 +236,7 @@ def train(model, tokenizer, task, folder, settings, bar, check=lambda: None):
         batch = rl.rollout(
             model, tokenizer.encode(problems_now), group_size=G, max_new_tokens=settings["max_tokens"],
             temperature=settings["temperature"], eos_id=tokenizer.eos_ids, generator=generator, start=start,
-            token_budget=settings["token_budget"],
+            token_budget=4 * settings["token_budget"],  # without a graph, more fits
         )  # fmt: skip
         texts = tokenizer.decode(batch.completions)
         rewards = torch.tensor([task.grade(problems_now[i // G], text)[0] for i, text in enumerate(texts)]).view(P, G)
@@ -234,31 +245,33 @@ def train(model, tokenizer, task, folder, settings, bar, check=lambda: None):
         figures = rl.update(
             model, optimizer, batch, advantages, lr=lr, temperature=settings["temperature"], start=start,
             aggregate=algorithm["aggregate"], clip=settings["clip"], max_tokens=settings["max_tokens"], kl_coef=settings["kl"],
-            reference=reference, epochs=settings["epochs"], token_budget=settings["token_budget"],
+            reference=list(untrained.values()), epochs=settings["epochs"], token_budget=settings["token_budget"],
         )  # fmt: skip
         length = sum(map(len, batch.completions)) / len(batch.completions)
-        line = {"step": step + 1, "reward": rewards.mean().item(), "solved": (rewards.amax(1) > 0).float().mean().item()}
-        line |= {"length": length, "truncated": sum(batch.truncated) / len(batch.truncated), "lr": lr, **figures}
+        line = {"step": step + 1, "reward": rewards.mean().item(), "accuracy": (rewards > 0).float().mean().item()}
+        line |= {"solved": (rewards.amax(1) > 0).float().mean().item(), "length": length}  # solved: by one of the group or more
+        line |= {"truncated": sum(batch.truncated) / len(batch.truncated), "lr": lr, **figures}
         lines.append(line)
+        with open(folder / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(line) + "\n")
         bar.update(1)
-        bar.set_postfix(reward=f"{line['reward']:.3f}", solved=f"{line['solved']:.2f}", length=f"{length:.0f}")
+        bar.set_postfix(reward=f"{line['reward']:.3f}", accuracy=f"{line['accuracy']:.3f}", length=f"{length:.0f}")
         if step + 1 in points:
             evaluations[step + 1] = evaluate(model, tokenizer, task, problems, settings)
-        if step + 1 < steps and time.monotonic() - saved_at >= SAVE_EVERY:
+        if step + 1 < steps and time.monotonic() - saved_at >= max(SAVE_EVERY, SAVE_COST * saving):
+            started = time.monotonic()
             save_checkpoint(folder, step + 1, trained, optimizer, generator, lines, evaluations)
             saved_at = time.monotonic()
-    if not names:  # the base: nothing to train
+            saving = saved_at - started
+    if not trained:  # the base
         evaluations[0] = evaluate(model, tokenizer, task, problems, settings)
 
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    if names:
+    if trained:
         write_tensors(folder / "layer.safetensors", dict(zip(trained, optimizer.masters)))
     last = evaluations[points[-1]]
     path = {point: {name: evaluations[point][name] for name in ("right", "greedy")} for point in points[:-1]}
     write_json(folder / "eval.json", {"panel": settings["panel"], "step": points[-1], **last, "before": path})
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-    for parameter, untrained in zip(trained.values(), reference):
-        parameter.data.copy_(untrained)
 
 
 def save_checkpoint(folder, step, trained, optimizer, generator, lines, evaluations):
@@ -277,9 +290,13 @@ def load_checkpoint(folder, trained, optimizer, generator):
     path = folder / "checkpoint.safetensors"
     if not path.exists():
         return 0, [], {}
-    with safe_open(path, framework="pt") as file:
-        log = json.loads(file.metadata()["log"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    try:
+        with safe_open(path, framework="pt") as file:
+            log = json.loads(file.metadata()["log"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        tqdm.write(f"{path} is damaged ({error}): this run starts again")
+        return 0, [], {}
     generator.set_state(tensors["generator"])
     with torch.no_grad():
         for (name, parameter), master in zip(trained.items(), optimizer.masters):
@@ -287,7 +304,7 @@ def load_checkpoint(folder, trained, optimizer, generator):
             parameter.copy_(master)
             moments = {m: tensors[f"{m}.{name}"] for m in ("step", "exp_avg", "exp_avg_sq") if f"{m}.{name}" in tensors}
             if moments:
-                optimizer.adam.state[master] = {m: v if m == "step" else v.to(master.device) for m, v in moments.items()}
+                optimizer.adam.state[master] = {m: v.to(master.device) for m, v in moments.items()}
     return log["step"], log["lines"], {int(point): value for point, value in log["evaluations"].items()}
 
 
@@ -298,6 +315,16 @@ def run_name(settings):
     rate = f"-lr-{settings['lr']:g}" if settings["panel"] == "validation" else ""
     kind = "layer-" if settings["layer"][0].isdecimal() else ""
     return f"{kind}{settings['layer']}{rate}-seed-{settings['seed']}"
+
+
+@functools.cache
+def git_revision():
+    """The commit this code is at, or None where that cannot be told."""
+    try:
+        git = subprocess.run(["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"], capture_output=True, text=True)
+    except OSError:
+        return None
+    return git.stdout.strip() or None
 
 
 def claim_settings(folder, settings):
@@ -316,27 +343,24 @@ def claim_settings(folder, settings):
                     f"choose a new folder, such as --runs {folder.parent}-2, or remove this one"
                 )
     else:
-        git = subprocess.run(["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"], capture_output=True, text=True)
-        versions = {"python": platform.python_version(), "torch": torch.__version__, "git": git.stdout.strip() or None}
+        versions = {"python": platform.python_version(), "torch": torch.__version__, "git": git_revision()}
         write_json(path, {"settings": settings, "versions": versions})
 
 
-def sweep(runs, load, task, helpers=()):
+def sweep(runs, model, tokenizer, task, helpers=()):
     """Do all `runs`, a dict of folder -> settings, with whatever other processes work on them, until each is done.
 
-    `load` opens the model and tokenizer, once, if there is anything to do. Returns one line for each run that failed.
+    Returns one line for each run that failed; the others go on.
     """
-    parent, failed = os.getppid(), {}
-    quiet = "CHILD" in os.environ
-    overall = tqdm(total=len(runs), desc="sweep", unit="run", disable=quiet, smoothing=0)
-    bar = tqdm(total=1, unit="step", leave=False, disable=quiet)
-    model = tokenizer = None
+    failed, parent = {}, os.environ.get("ONELAYER_PARENT")  # set where another train.py started this one
+    overall = tqdm(total=len(runs), initial=sum(map(is_done, runs)), desc="sweep", unit="run", disable=bool(parent), smoothing=0)
+    bar = tqdm(total=1, unit="step", leave=False, disable=bool(parent))
 
     def check():
         overall.n = sum(map(is_done, runs))
         overall.refresh()
-        if quiet and os.getppid() != parent:
-            sys.exit("the process that started this one has ended")
+        if parent and os.getppid() != int(parent):
+            sys.exit(1)
 
     try:
         while left := [folder for folder in runs if folder not in failed and not is_done(folder)]:
@@ -347,17 +371,20 @@ def sweep(runs, load, task, helpers=()):
                     if not mine or is_done(folder):
                         busy += 1
                         continue
-                    if model is None:
-                        model, tokenizer = load()
+                    for left_over in folder.glob("*.part"):
+                        left_over.unlink()
                     bar.set_description(folder.name)
                     try:
                         train(model, tokenizer, task, folder, runs[folder], bar, check)
                     except FloatingPointError as error:
-                        failed[folder] = f"{folder}: {error}; its last checkpoint is kept"
-                        model = None
+                        failed[folder] = f"{folder}: stopped because {error}"
+                        bar.clear()
+                        tqdm.write(failed[folder])
             if busy == len(left):
                 time.sleep(0.2)
         check()
+        for helper in helpers:  # they end by themselves, as there is nothing left to do
+            helper.wait()
     finally:
         bar.close()
         overall.close()
@@ -390,7 +417,7 @@ def plan(config, spec, settings, prompt_length):
     )
     heads, kv = config.num_attention_heads * config.head_dim, 2 * config.num_key_value_heads * config.head_dim
     # Sampling: as many prompts at a time as the budget holds.
-    at_once = min(settings["prompts"], max(1, settings["token_budget"] // (G * (prompt_length + new))))
+    at_once = min(settings["prompts"], max(1, 4 * settings["token_budget"] // (G * (prompt_length + new))))
     cache = size * L * kv * at_once * (G * (prompt_length + new) + prompt_length)
     kept = size * D * settings["prompts"] * (G * new + prompt_length) * (start > 0)
     # Training: a micro-batch is as many rows as the budget holds, at least one with its prompt.
@@ -442,16 +469,18 @@ def merge(run, out, model_path=None):
     if out.exists():
         raise ValueError(f"--out {out}: is there already; choose a new folder")
     settings = read_json(run / "config.json")["settings"]
-    embedded = settings["model"].startswith("embedded")
+    embedded = settings["model"].startswith("embedded, seed")
     source = Path(model_path or (run.parent / "base" if embedded else settings["model"]))
     model = Transformer.from_pretrained(source, dtype=torch.bfloat16 if settings["device"] == "cuda" else torch.float32)
     parameters = dict(model.named_parameters())
-    with safe_open(run / "layer.safetensors", framework="pt") as tensors, torch.no_grad():
-        for name in tensors.keys():
-            tensor = tensors.get_tensor(name)
-            if name not in parameters or parameters[name].shape != tensor.shape:
-                raise ValueError(f"{run / 'layer.safetensors'}: tensor {name} does not fit the model in {source}")
-            parameters[name].copy_(tensor)
+    try:
+        tensors = load_file(run / "layer.safetensors")
+    except SafetensorError as error:
+        raise ValueError(f"{run / 'layer.safetensors'}: not a whole safetensors file ({error})") from None
+    for name, tensor in tensors.items():
+        if name not in parameters or parameters[name].shape != tensor.shape:
+            raise ValueError(f"{run / 'layer.safetensors'}: tensor {name} does not fit the model in {source}")
+        parameters[name].data.copy_(tensor)
     part = out.with_name(out.name + ".part")
     model.save_pretrained(part)
     dtype = str(model.lm_head.weight.dtype).removeprefix("torch.")
@@ -499,13 +528,18 @@ def parse(argv):
     add("--eval-problems", type=int, help="problems of the panel that are evaluated on (embedded 1000, else 8 a training prompt)")
     add("--samples", type=int, default=4, help="sampled completions a problem in evaluation (default 4)")
     add("--base-seed", type=int, default=0, help="seed of the embedded model (default 0)")
-    add("--token-budget", type=int, help="positions in memory at a time, sampling and training (embedded 16384, else 4096)")
+    add(
+        "--token-budget",
+        type=int,
+        default=4096,
+        help="positions of a training pass, a quarter of those sampled at a time (default 4096)",
+    )
     add("--recompute", action="store_true", help="keep less for the backward pass and compute it again: less memory, more time")
     add("--jobs", type=int, help="processes that share the runs (default: one a core for the embedded model, else 1)")
     add("--plan", action="store_true", help="print parameters and expected memory, and run nothing")
     add("--merge", metavar="RUN", help="with --out DIR: write the full checkpoint of a finished run")
     add("--out", metavar="DIR", help="new folder for --merge")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    add("--device", help="cpu or cuda (default: cuda where there is one and --model is given)")
     args = parser.parse_args(argv)
 
     embedded = args.model is None
@@ -513,11 +547,17 @@ def parse(argv):
         fail(
             "--quick is a smoke test of the embedded model and does not go with --model; lower --steps and --eval-problems instead"
         )
+    if not embedded and args.task == "math" and not args.merge and not args.plan:
+        fail("--model needs --task FILE.jsonl; the embedded arithmetic is for the embedded model")
     if embedded and args.task != "math":
         fail(f"--task {args.task} needs --model: the embedded model knows only its own tasks")
     for name, value in (QUICK if args.quick else EMBEDDED if embedded else REAL).items():
         if getattr(args, name, None) is None:
             setattr(args, name, value)
+    if args.device is None:
+        args.device = "cuda" if torch.cuda.is_available() and not embedded else "cpu"
+    if args.model:
+        args.model = str(Path(args.model).resolve())  # recorded as one name, from wherever it was typed
     if args.eval_problems is None:
         args.eval_problems = 8 * args.prompts  # a short trial is evaluated shortly
     for name, least in dict(
@@ -541,9 +581,9 @@ def parse(argv):
         args.find_lr = [float(rate) for rate in args.find_lr.split(",")] if args.find_lr else []
     except ValueError:
         fail("--seeds takes whole numbers and --find-lr numbers, with commas between them")
-    if len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:
-        fail(f"--seeds {args.seeds}: seeds must be different and not negative")
-    if args.find_lr and (args.layer != "full" or min(args.find_lr) <= 0):
+    if len(set(args.seeds)) < len(args.seeds) or not all(0 <= seed < 2**32 for seed in [*args.seeds, args.base_seed]):
+        fail(f"--seeds {args.seeds}, --base-seed {args.base_seed}: seeds must be different, from 0 to {2**32 - 1}")
+    if args.find_lr and (args.layer != "full" or not all(0 < rate < float("inf") for rate in args.find_lr)):
         fail("--find-lr goes with --layer full and rates above 0: full training chooses, every layer uses the same")
     return args
 
@@ -576,7 +616,9 @@ def runs_of(args, config, root):
     runs = {}
     for seed in args.seeds:
         for spec in specs:
-            layers_of(spec, L)
+            layers = layers_of(spec, L)
+            if layers and spec[0].isdecimal():
+                spec = ",".join(map(str, layers))  # 5,3 is 3,5
             for lr in args.find_lr or [args.lr]:
                 settings = {**shared, "layer": spec, "seed": seed, "lr": lr}
                 if spec != "base" or seed == args.seeds[0]:  # nothing trains in the base, so no seed matters
@@ -586,7 +628,7 @@ def runs_of(args, config, root):
 
 def open_base(path, task, args):
     """Make the embedded base where it is not there yet; ValueError where there is one that was taught otherwise."""
-    taught = {"teaching": {"seed": args.base_seed, "steps": args.teach_steps}}
+    taught = {"seed": args.base_seed, "steps": args.teach_steps}
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.with_name("base.lock"), wait=True):
         if not path.exists():
@@ -594,11 +636,10 @@ def open_base(path, task, args):
             torch.set_num_threads(2)  # always two, so that every machine makes the same base
             teach_base(path, task, args.teach_steps, args.base_seed)
             torch.set_num_threads(threads)
-            write_json(path / "teaching.json", taught)
     there = read_json(path / "teaching.json")
     if there != taught:
         raise ValueError(
-            f"{path} was made with {there}, this command says {taught}: choose a new folder, such as --runs {path.parent}-2"
+            f"{path} was taught with {there}, this command says {taught}: choose a new folder, such as --runs {path.parent}-2"
         )
 
 
@@ -616,7 +657,8 @@ def main(argv=None):
     args = parse(argv)
     embedded, root = args.model is None, Path(args.runs)
     path = root / "base" if embedded else Path(args.model)
-    jobs = args.jobs or (os.cpu_count() if embedded else 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    jobs = args.jobs or (cores if embedded else 1)
     threads = 1 if embedded else max(1, torch.get_num_threads() // jobs)  # one thread: the same figures on any machine
     torch.set_num_threads(threads)
     try:
@@ -624,6 +666,7 @@ def main(argv=None):
             merge(args.merge, args.out, args.model)
             return print(f"written: {args.out}")
         task = tasks.load_task(args.task)
+        args.eval_problems = min(args.eval_problems, len(task.test))
         if args.plan:
             config = EMBEDDED_CONFIG if embedded else Config.from_hf(read_json(path / "config.json"))
             known = not embedded and (path / "tokenizer.json").exists()
@@ -640,20 +683,20 @@ def main(argv=None):
                 f"{config.max_position_embeddings}"
             )
         runs = runs_of(args, config, root)
-        for folder, settings in runs.items():
-            claim_settings(folder, settings)
+        dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
+        model = Transformer.from_pretrained(path, dtype=dtype, device=args.device)
+        root.mkdir(parents=True, exist_ok=True)
+        with locked(root / "settings.lock", wait=True):
+            for folder, settings in runs.items():
+                claim_settings(folder, settings)
     except (ValueError, OSError) as error:
         fail(error)
 
-    def load():
-        dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
-        return Transformer.from_pretrained(path, dtype=dtype, device=args.device), tokenizer
-
     command = [sys.executable, __file__, *(sys.argv[1:] if argv is None else argv), "--jobs", "1"]
-    environment = {**os.environ, "CHILD": "1", "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "ONELAYER_PARENT": str(os.getpid()), "OMP_NUM_THREADS": str(threads)}
     helpers = min(jobs, sum(not is_done(folder) for folder in runs)) - 1
     helpers = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(helpers)]
-    failed = sweep(runs, load, task, helpers)
+    failed = sweep(runs, model, tokenizer, task, helpers)
     if failed:
         sys.exit("\n".join(failed))
     if args.find_lr:
@@ -662,4 +705,7 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130 if "ONELAYER_PARENT" in os.environ else "\nstopped; the same command carries on from here")

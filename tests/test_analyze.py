@@ -21,8 +21,17 @@ def write_run(folder, layer, seed, right, greedy=None, samples=4, before=None, *
     return name
 
 
+write_one = write_run
+
+
 def write_sweep(folder):
-    """Four problems, two seeds. Base .25, full .75, layers .5, .75 (the seeds differ) and .25."""
+    """Four problems, twenty times over, and two seeds. Base .25, full .75, layers .5, .75 (the seeds differ) and .25."""
+
+    def write_run(folder, layer, seed, right, greedy, before=None):
+        times = lambda digits: {name: 20 * text for name, text in digits.items()}  # noqa: E731
+        both = times({"right": right, "greedy": greedy})
+        write_one(folder, layer, seed, **both, before={point: times(digits) for point, digits in (before or {}).items()})
+
     write_run(folder, "base", 0, "4000", "1000")
     for seed in (0, 1):
         write_run(folder, "full", seed, "4440", "1110", before={"10": {"right": "4400", "greedy": "1100"}})
@@ -88,7 +97,16 @@ def test_no_gain_gives_a_sentence_not_a_division(tmp_path, capsys):
     for layer in ("base", "full", "0"):
         write_run(tmp_path, layer, 0, "4400")
     analyze.main([str(tmp_path), "--out", str(tmp_path)])
-    assert "Full training did not move the score (0.500)" in capsys.readouterr().out
+    assert "from 0.500 to 0.500, no gain beyond the interval" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("full, worst", [("2000", "0000"), ("4001", "4440")])  # full training hurts; gains a hair
+def test_a_gain_within_noise_is_not_divided_by_in_words_or_picture(tmp_path, capsys, full, worst):
+    for layer, right in (("base", "4000"), ("full", full), ("0", worst)):
+        write_run(tmp_path, layer, 0, right)
+    analyze.main([str(tmp_path), "--out", str(tmp_path)])
+    assert "C(k) means nothing here" in capsys.readouterr().out
+    assert (tmp_path / "contribution.svg").stat().st_size < 20000
 
 
 def test_one_seed_and_quick_say_what_they_cannot_tell(tmp_path, capsys):
@@ -126,7 +144,7 @@ def test_without_base_or_full_scores_are_shown(tmp_path, capsys):
     assert "0.500" in printed and "C(k) needs the runs base and full" in printed
 
 
-@pytest.mark.parametrize("content", [None, "", "{}", "[]", '{"settings": 1, "rows": []}'])
+@pytest.mark.parametrize("content", [None, "", "{}", "[]", '{"settings": {}, "runs": []}', '{"settings": 1, "rows": []}'])
 def test_folders_without_runs_are_refused_in_one_line(tmp_path, capsys, content):
     if content is not None:
         (tmp_path / "contribution.json").write_text(content)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,12 +74,8 @@ def refused(capsys, *argv):
 def test_what_is_taught_is_learnt_and_the_base_opens_like_any_checkpoint(given):
     """The demonstrations were "0000", any digit, the end: `transformers` opens the folder and finds that distribution."""
     base = Path(given[1])
-    assert {path.name for path in base.iterdir()} == {
-        "config.json",
-        "generation_config.json",
-        "model.safetensors",
-        "tokenizer.json",
-    }
+    names = "config.json generation_config.json model.safetensors teaching.json tokenizer.json"
+    assert sorted(path.name for path in base.iterdir()) == names.split()
     tokenizer, model = tasks.Tokenizer(base), transformers.AutoModelForCausalLM.from_pretrained(base)
     ids = tokenizer.tokens.encode("add 3 4 = 00007").ids
     with torch.no_grad():
@@ -138,6 +135,7 @@ def test_a_run_carries_on_from_its_checkpoint_bit_for_bit(runs, command, given, 
     other = tmp_path / "other"
     train.main(command(runs, "--layer", layer))
     monkeypatch.setattr(train, "SAVE_EVERY", 0)
+    monkeypatch.setattr(train, "SAVE_COST", 0)
     task, calls = tasks.load_task(given[3]), []
     draw = task.draw
 
@@ -157,6 +155,14 @@ def test_a_run_carries_on_from_its_checkpoint_bit_for_bit(runs, command, given, 
     for pattern in ("*seed*/metrics.jsonl", "*/eval.json", "*/layer.safetensors"):
         assert files(runs, pattern) == files(other, pattern)
     assert not list(other.glob("*/checkpoint.safetensors"))
+
+
+def test_a_damaged_checkpoint_is_named_and_the_run_starts_again(runs, command, capsys):
+    (runs / "layer-1-seed-0").mkdir(parents=True)
+    (runs / "layer-1-seed-0" / "checkpoint.safetensors").write_bytes(b"half of")
+    train.main(command(runs, "--layer", "1"))
+    assert "layer-1-seed-0/checkpoint.safetensors is damaged" in capsys.readouterr().out
+    assert (runs / "layer-1-seed-0" / "eval.json").exists()
 
 
 def test_four_processes_share_a_sweep_and_one_is_killed(runs, command, tmp_path):
@@ -223,7 +229,7 @@ REFUSED = [
     (["--seeds", "1,1"], "--seeds"), (["--seeds=-1"], "--seeds"), (["--task", "sums"], "--task"), (["--task", "nowhere.jsonl"], "nowhere.jsonl"),
     (["--model", "nowhere"], "nowhere"), (["--model", "nowhere", "--quick"], "--quick"), (["--device", "tpu"], "--device"),
     (["--find-lr", "1e-3", "--layer", "3"], "--find-lr"), (["--layer", "full", "--find-lr", "x"], "--find-lr"), (["--jobs", "0"], "--jobs"),
-    (["--unknown"], "--unknown"), (["--max-tokens", "600"], "context"),
+    (["--unknown"], "--unknown"), (["--layer", "full", "--find-lr", "nan"], "--find-lr"), (["--seeds", "9" * 20], "--seeds"), (["--max-tokens", "600"], "context"),
 ]  # fmt: skip
 
 
@@ -231,6 +237,35 @@ REFUSED = [
 def test_options_that_make_no_sense(runs, command, capsys, argv, word):
     assert word in refused(capsys, *command(runs), *argv)
     assert not list(runs.rglob("*")), "nothing half-written"
+
+
+def test_a_damaged_checkpoint_of_the_model_is_refused_in_one_line(runs, command, given, tmp_path, capsys):
+    shutil.copytree(given[1], tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "model.safetensors: not a whole" in refused(capsys, *command(runs), "--model", str(tmp_path / "model"))
+    assert "--task" in refused(capsys, "--model", str(tmp_path / "model"), "--runs", str(runs))
+    assert not list(runs.rglob("*"))
+
+
+def test_a_run_whose_numbers_go_wrong_does_not_stop_the_sweep(runs, command, monkeypatch, capsys):
+    update, calls = train.rl.update, []
+
+    def broken(*args, **settings):
+        calls.append(1)
+        if len(calls) == 2:
+            raise FloatingPointError("the loss is nan")
+        return update(*args, **settings)
+
+    monkeypatch.setattr(train.rl, "update", broken)
+    with pytest.raises(SystemExit) as stop:
+        train.main(command(runs, "--layer", "1", "--seeds", "0,1"))
+    assert "layer-1-seed-0: stopped because the loss is nan" in str(stop.value.code)
+    assert {path.parent.name for path in runs.glob("*/eval.json")} == {"layer-1-seed-1"}
+    monkeypatch.setattr(train.rl, "update", update)
+    train.main(command(runs.parent / "other", "--layer", "1", "--seeds", "1"))
+    for name in ("metrics.jsonl", "eval.json", "layer.safetensors"):  # the failed run left nothing behind in the model
+        assert (runs / "layer-1-seed-1" / name).read_bytes() == (runs.parent / "other" / "layer-1-seed-1" / name).read_bytes()
 
 
 def test_settings_are_never_mixed(runs, command, capsys):
@@ -296,5 +331,5 @@ def test_a_plan_needs_no_more_than_a_configuration(runs, capsys):
 
 def test_a_base_taught_otherwise_is_not_taken_for_this_one(runs, capsys):
     (runs / "base").mkdir(parents=True)
-    (runs / "base" / "teaching.json").write_text('{"teaching": {"seed": 0, "steps": 3}}')
+    (runs / "base" / "teaching.json").write_text('{"seed": 0, "steps": 3}')
     assert "'steps': 3" in refused(capsys, "--runs", str(runs), "--layer", "1")
