@@ -26,7 +26,7 @@ DRAWS = 2000
 
 
 def read_runs(folder):
-    """The finished test runs in `folder` -> (settings, runs, notes on what was left out). ValueError, one line, if there are none."""
+    """The finished test runs in `folder` -> (settings, runs, notes on what was left out). ValueError if there are none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; it should hold the runs of train.py")
@@ -142,9 +142,9 @@ def summarize(settings, runs):
     greedy_low, greedy_high = interval(c(greedy_draws))
     rows = []
     for i, layer in enumerate(layers):
-        mine = [run for run in runs if run["layer"] == layer]
+        mine, se = [run for run in runs if run["layer"] == layer], np.nanstd(draws[:, i], ddof=1)
         rows.append({
-            "layer": layer, "score": score[i], "score_se": np.nanstd(draws[:, i], ddof=1), "contribution": c(score)[i], "low": low[i],
+            "layer": layer, "score": score[i], "score_se": se, "contribution": c(score)[i], "low": low[i],
             "high": high[i], "greedy": greedy[i], "greedy_contribution": c(greedy)[i], "greedy_low": greedy_low[i],
             "greedy_high": greedy_high[i], "length": np.mean([run["length"] for run in mine]),
             "truncated": np.mean([run["truncated"] for run in mine]), "seeds": len(mine),

@@ -408,13 +408,8 @@ def plan(config, spec, settings, prompt_length):
     parameters = dict(model.named_parameters())
     total, trained = sum(p.numel() for p in parameters.values()), sum(parameters[name].numel() for name in names)
     size = 2 if settings["device"] == "cuda" else 4  # bytes a number: bf16 or fp32
-    D, L, vocab, G, new = (
-        config.hidden_size,
-        config.num_hidden_layers,
-        config.vocab_size,
-        settings["group"],
-        settings["max_tokens"],
-    )
+    D, L, vocab = config.hidden_size, config.num_hidden_layers, config.vocab_size
+    G, new = settings["group"], settings["max_tokens"]
     heads, kv = config.num_attention_heads * config.head_dim, 2 * config.num_key_value_heads * config.head_dim
     # Sampling: as many prompts at a time as the budget holds.
     at_once = min(settings["prompts"], max(1, 4 * settings["token_budget"] // (G * (prompt_length + new))))
@@ -528,12 +523,7 @@ def parse(argv):
     add("--eval-problems", type=int, help="problems of the panel that are evaluated on (embedded 1000, else 8 a training prompt)")
     add("--samples", type=int, default=4, help="sampled completions a problem in evaluation (default 4)")
     add("--base-seed", type=int, default=0, help="seed of the embedded model (default 0)")
-    add(
-        "--token-budget",
-        type=int,
-        default=4096,
-        help="positions of a training pass, a quarter of those sampled at a time (default 4096)",
-    )
+    add("--token-budget", type=int, default=4096, help="positions a training pass, a quarter of those sampled at a time")
     add("--recompute", action="store_true", help="keep less for the backward pass and compute it again: less memory, more time")
     add("--jobs", type=int, help="processes that share the runs (default: one a core for the embedded model, else 1)")
     add("--plan", action="store_true", help="print parameters and expected memory, and run nothing")
@@ -544,9 +534,7 @@ def parse(argv):
 
     embedded = args.model is None
     if args.quick and not embedded:
-        fail(
-            "--quick is a smoke test of the embedded model and does not go with --model; lower --steps and --eval-problems instead"
-        )
+        fail("--quick is a smoke test of the embedded model; with --model, lower --steps and --eval-problems instead")
     if not embedded and args.task == "math" and not args.merge and not args.plan:
         fail("--model needs --task FILE.jsonl; the embedded arithmetic is for the embedded model")
     if embedded and args.task != "math":
@@ -556,13 +544,14 @@ def parse(argv):
             setattr(args, name, value)
     if args.device is None:
         args.device = "cuda" if torch.cuda.is_available() and not embedded else "cpu"
-    if args.model:
-        args.model = str(Path(args.model).resolve())  # recorded as one name, from wherever it was typed
+    if args.model:  # recorded under one name, from wherever it was typed
+        args.model = str(Path(args.model).resolve())
+    if args.task.endswith(".jsonl"):
+        args.task = str(Path(args.task).resolve())
     if args.eval_problems is None:
         args.eval_problems = 8 * args.prompts  # a short trial is evaluated shortly
-    for name, least in dict(
-        steps=1, prompts=1, group=2, max_tokens=1, epochs=1, eval_problems=1, samples=1, jobs=1, token_budget=1
-    ).items():
+    for name in ("steps", "prompts", "group", "max_tokens", "epochs", "eval_problems", "samples", "jobs", "token_budget"):
+        least = 2 if name == "group" else 1
         if getattr(args, name) is not None and getattr(args, name) < least:
             fail(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least {least}")
     if args.samples > 9:
@@ -609,8 +598,8 @@ def runs_of(args, config, root):
     specs = ["base", "full", "norm", *map(str, range(L))] if args.layer == "each" else [args.layer]
     if args.layer.startswith("top-") and is_count(args.layer[4:]):
         specs = [top_layers(root, int(args.layer[4:]), L)]
-    shared = "task algo steps prompts group max_tokens temperature clip kl epochs eval_problems samples quick device token_budget recompute".split()
-    shared = {name: getattr(args, name) for name in shared}
+    names = "task algo steps prompts group max_tokens temperature clip kl epochs eval_problems samples quick device"
+    shared = {name: getattr(args, name) for name in [*names.split(), "token_budget", "recompute"]}
     shared["model"] = args.model or f"embedded, seed {args.base_seed}, {args.teach_steps} steps"
     shared |= {"num_layers": L, "warmup": 5, "panel": "validation" if args.find_lr else "test"}
     runs = {}
