@@ -192,8 +192,6 @@ def findings(settings, rows, draws, layers):
     text += f"; not distinguishable from it: {'layer ' + ', '.join(level) if level else 'none'}."
     if max(row["seeds"] for row in singles) == 1:
         text += " One seed only: how much of this another seed would change, these intervals cannot tell."
-    if settings.get("quick"):
-        text += " This was --quick, a smoke test: too short for its figures to mean much."
     return text
 
 
@@ -204,7 +202,7 @@ def format_table(rows):
     """The table as text, one line a row."""
 
     def number(value, digits):
-        return "-" if value is None else f"{value:.{digits}f}"
+        return "-" if value is None else f"{round(value, digits) + 0:.{digits}f}"  # + 0: no -0.00
 
     steps = [name for name in rows[0] if name.startswith("contribution_step_")]
     head = ["layer", "S sampled ± s.e.", "C(k) [95 % interval]", "S greedy", "C greedy"]
@@ -212,7 +210,7 @@ def format_table(rows):
     for row in rows:
         c = "-"
         if row["layer"] not in ("base", "full") and row["contribution"] is not None:
-            c = f"{row['contribution']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+            c = f"{number(row['contribution'], 2)} [{number(row['low'], 2)}, {number(row['high'], 2)}]"
         cells = [row["layer"], f"{row['score']:.3f} ± {row['score_se']:.3f}", c, number(row["greedy"], 3)]
         cells += [number(row[name], 2) for name in ("greedy_contribution", *steps)]
         lines.append([*cells, number(row["length"], 1), f"{row['truncated']:.1%}", str(row["seeds"])])
@@ -325,6 +323,8 @@ def main(argv=None):
     print(format_table(rows))
     print()
     print(findings(settings, rows, draws, layers))
+    if settings.get("quick"):
+        print("This was --quick, a smoke test: too short for its figures to mean much.")
     print(f"\nwritten: {', '.join(str(out / name) for name in ('contribution.svg', 'contribution.csv', 'contribution.json'))}")
 
 

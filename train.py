@@ -49,7 +49,7 @@ ALGORITHMS = {  # what group_advantages divides by, how policy_loss averages
     "dr_grpo": {"normalize": "none", "aggregate": "constant"},
 }
 EMBEDDED = dict(steps=120, lr=5e-4, prompts=32, group=16, max_tokens=6, eval_problems=1000, teach_steps=700)
-QUICK = dict(steps=30, lr=1e-3, prompts=32, group=16, max_tokens=6, eval_problems=300, teach_steps=400)
+QUICK = dict(steps=40, lr=5e-4, prompts=32, group=16, max_tokens=6, eval_problems=300, teach_steps=550)
 REAL = dict(steps=200, lr=5e-6, prompts=32, group=8, max_tokens=1024, teach_steps=0)
 
 EMBEDDED_CONFIG = Config(
