@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import analyze
@@ -32,3 +33,16 @@ def test_the_record_is_of_the_default_settings():
     settings = json.loads((ROOT / "tests/recorded/math/contribution.json").read_text())["settings"]
     for name in ("steps", "lr", "prompts", "group", "max_tokens", "eval_problems"):
         assert settings[name] == train.EMBEDDED[name]
+
+
+def test_the_rank_correlations_between_the_records():
+    """Spearman's rho between the contribution curves, as the README states them."""
+
+    def ranks(name):
+        settings, runs, _ = analyze.read_runs(ROOT / "tests/recorded" / name)
+        values = [row["contribution"] for row in analyze.summarize(settings, runs)[0] if row["layer"].isdecimal()]
+        return np.argsort(np.argsort(values))
+
+    main, rate, steps = map(ranks, ("math", "math-rate-1e-3", "math-400-steps"))
+    stated = f"{np.corrcoef(main, rate)[0, 1]:.2f} with the sweep at twice the rate, {np.corrcoef(main, steps)[0, 1]:.2f} with that"
+    assert stated.replace("0.", ".") in (ROOT / "README.md").read_text()
