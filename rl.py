@@ -182,7 +182,7 @@ def group_advantages(rewards, normalize="std"):
 def gigpo_advantages(episode_return, step_return, group, trajectory, anchor, *, step_weight=1.0, normalize="none"):
     """Advantages of an agent's steps, one entry per environment step: lists or tensors of N -> (N,).
 
-    A = A_episode + step_weight * A_step: GiGPO, arXiv 2505.10978, equations 3 to 8. The episode level compares the total
+    A = A_episode + step_weight * A_step: GiGPO, arXiv 2505.10978. The episode level compares the total
     returns of a group's trajectories, each counted once; the step level compares the discounted returns that followed from
     one and the same state (`anchor`, any hashable) within a group. A state visited once gets A_step = 0.
     """

@@ -622,7 +622,7 @@ def open_base(path, task, args):
     with locked(path.with_name("base.lock"), wait=True):
         if not path.exists():
             threads = torch.get_num_threads()
-            torch.set_num_threads(2)  # always two, so that every machine makes the same base
+            torch.set_num_threads(2)  # always two, whatever the number of cores
             teach_base(path, task, args.teach_steps, args.base_seed)
             torch.set_num_threads(threads)
     there = read_json(path / "teaching.json")
@@ -648,7 +648,7 @@ def main(argv=None):
     path = root / "base" if embedded else Path(args.model)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     jobs = args.jobs or (cores if embedded else 1)
-    threads = 1 if embedded else max(1, torch.get_num_threads() // jobs)  # one thread: the same figures on any machine
+    threads = 1 if embedded else max(1, torch.get_num_threads() // jobs)  # one thread: the same figures on any number of cores
     torch.set_num_threads(threads)
     try:
         if args.merge:
