@@ -1,7 +1,8 @@
 """Rollouts, advantages, the clipped loss and one update: everything between a prompt and a changed weight.
 
     rollout            prompts -> completions and the log-probabilities they were sampled with
-    group_advantages   rewards -> advantages (GRPO, Dr. GRPO); gigpo_advantages for agents
+    play               episodes of one turn or many -> the same, with what each turn earned
+    advantages         rewards -> how good each turn was (GRPO, Dr. GRPO, GiGPO)
     score              completions -> log-probabilities again, this time with a graph
     policy_loss        the clipped surrogate, as GRPO, Dr. GRPO or per token
     update             one optimizer step (or a few) on the parameters that train
@@ -12,6 +13,7 @@ P * G copies of both; and since layers below the first trained one (`start`) nev
 during sampling are kept, and training begins there.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
@@ -22,15 +24,25 @@ from model import KVCache, Prefix, SharedPrefix
 
 @dataclass
 class Rollout:
-    """P prompts and P * G completions, prompt-major: completion i answers prompt i // group_size."""
+    """P prompts and B completions; those of one prompt stand together. From `rollout`, each prompt has G: B = P * G."""
 
-    prompts: list  # P lists of token ids
-    group_size: int
-    completions: list = field(default_factory=list)  # P * G lists, the ending token included where one was sampled
+    prompts: list = field(default_factory=list)  # P lists of token ids
+    prompt_of: list = field(default_factory=list)  # B indices: the prompt that each completion answers
+    completions: list = field(default_factory=list)  # B lists of token ids, the ending token included where one was sampled
     logprobs: list = field(default_factory=list)  # the same shape: natural log, of the distribution sampled from
-    truncated: list = field(default_factory=list)  # P * G bools: cut at max_new_tokens, no ending token
-    prompt_hidden: list | None = None  # P tensors (len - 1, D): the states that entered layer `start` ...
-    hidden: list | None = None  # ... and P * G tensors (len, D): those of the positions that predict the completion
+    truncated: list = field(default_factory=list)  # B bools: cut at max_new_tokens, no ending token
+    prompt_hidden: list = field(default_factory=list)  # P tensors (len - 1, D): the states that entered layer `start` > 0 ...
+    hidden: list = field(default_factory=list)  # ... and B tensors (len, D): those of the positions that predict the completion
+    # Of a rollout in which episodes were played (`play`), for each completion:
+    episode: list = field(default_factory=list)  # the index of its episode
+    anchor: list = field(default_factory=list)  # the state it answered to, any hashable
+    reward: list = field(default_factory=list)  # what it earned at once
+
+    def extend(self, other):
+        """Append another rollout of the same model and `start`."""
+        self.prompt_of += [len(self.prompts) + p for p in other.prompt_of]
+        for name in vars(self).keys() - {"prompt_of"}:
+            getattr(self, name).extend(getattr(other, name))
 
 
 def pad(rows, device, dtype=torch.long):
@@ -82,17 +94,16 @@ def rollout(
     G, B = group_size, len(prompts) * group_size
     at_once = len(prompts) if token_budget is None else max(1, token_budget // (G * (longest + max_new_tokens)))
     if at_once < len(prompts):
-        whole = Rollout(prompts, G, prompt_hidden=[], hidden=[]) if start else Rollout(prompts, G)
+        whole = Rollout()
         for first in range(0, len(prompts), at_once):
-            part = rollout(
-                model, prompts[first : first + at_once], group_size=G, max_new_tokens=max_new_tokens, temperature=temperature,
-                eos_id=eos_id, generator=generator, start=start,
-            )  # fmt: skip
-            for name in ("completions", "logprobs", "truncated") + (("prompt_hidden", "hidden") if start else ()):
-                getattr(whole, name).extend(getattr(part, name))
+            part = prompts[first : first + at_once]
+            whole.extend(rollout(
+                model, part, group_size=G, max_new_tokens=max_new_tokens, temperature=temperature, eos_id=eos_id,
+                generator=generator, start=start,
+            ))  # fmt: skip
         return whole
     ends = torch.tensor([eos_id] if isinstance(eos_id, int) else sorted(eos_id), device=device)
-    out = Rollout(prompts, G)
+    out = Rollout(prompts, [i // G for i in range(B)])
 
     # Prefill: every prompt but its last token, once for its whole group.
     prefix, real = pad([prompt[:-1] for prompt in prompts], device)  # (P, Tp)
@@ -159,7 +170,51 @@ def rollout(
     return out
 
 
+def play(model, tokenizer, episodes, *, group_size, **options):
+    """Play episodes to their end, one turn of all that still go on at a time; every turn is one completion of the Rollout.
+
+    An episode has `prompt`, `anchor`, `done` and `step(text)` -> reward; a question is one of a single turn. They stand in
+    groups of `group_size` that begin alike, so that a group's first prompt is run once. `options`: those of `rollout`.
+    """
+    batch, alive = Rollout(), list(range(len(episodes)))
+    with ThreadPoolExecutor() as pool:  # some rewards are verdicts of other processes
+        while alive:
+            same = 1 if batch.prompts else group_size
+            turn = rollout(model, tokenizer.encode([episodes[i].prompt for i in alive[::same]]), group_size=same, **options)
+            turn.episode, turn.anchor = alive, [episodes[i].anchor for i in alive]
+            turn.reward = list(pool.map(lambda i, text: episodes[i].step(text), alive, tokenizer.decode(turn.completions)))
+            batch.extend(turn)
+            alive = [i for i in alive if not episodes[i].done]
+    return batch
+
+
 # ---------------------------------------------------------------------------------------------------- advantages
+
+ALGORITHMS = {  # all that differs: what a group's spread is divided by, the weight of GiGPO's step level, how the loss averages
+    "grpo": {"normalize": "std", "step_weight": 0.0, "aggregate": "sequence"},
+    "dr_grpo": {"normalize": "none", "step_weight": 0.0, "aggregate": "constant"},
+    "gigpo": {"normalize": "std", "step_weight": 1.0, "aggregate": "sequence"},
+}
+
+
+def advantages(batch, group_size, *, normalize, step_weight, discount=0.95):
+    """How good each completion of a played Rollout was, for the training step: (B,).
+
+    Without a step level, all of an episode's completions share the advantage of its total reward in its group of `group_size`.
+    A question answered in one turn is a state that never comes again: there GiGPO's step level is 0, and GiGPO is GRPO.
+    """
+    total, following, step_return = {}, {}, [0.0] * len(batch.reward)
+    for i in reversed(range(len(batch.reward))):  # an episode's turns stand in order: sum_t' discount^(t' - t) reward_t'
+        episode = batch.episode[i]
+        following[episode] = step_return[i] = batch.reward[i] + discount * following.get(episode, 0.0)
+        total[episode] = total.get(episode, 0.0) + batch.reward[i]
+    if not step_weight:
+        groups = torch.tensor([total[episode] for episode in range(len(total))]).view(-1, group_size)
+        return group_advantages(groups, normalize).flatten()[batch.episode]
+    return gigpo_advantages(
+        [total[episode] for episode in batch.episode], step_return, [episode // group_size for episode in batch.episode],
+        batch.episode, batch.anchor, step_weight=step_weight, normalize=normalize,
+    )  # fmt: skip
 
 
 def group_advantages(rewards, normalize="std"):
@@ -237,12 +292,13 @@ def score(model, batch, rows, temperature, start=0):
     Returns logprobs (R, T) and mask (R, T); what the mask leaves out is 0.
     """
     device = model.lm_head.weight.device
-    which = sorted({row // batch.group_size for row in rows})  # the prompts these rows need
-    prompt_of = torch.tensor([which.index(row // batch.group_size) for row in rows], device=device)  # (R,)
+    which = sorted({batch.prompt_of[row] for row in rows})  # the prompts these rows need
+    place = {p: i for i, p in enumerate(which)}
+    prompt_of = torch.tensor([place[batch.prompt_of[row]] for row in rows], device=device)  # (R,)
     before, real = pad([batch.prompts[p][:-1] for p in which], device)  # (P, Tp)
     tokens, mask = pad([batch.completions[row] for row in rows], device)  # (R, T)
     last = torch.tensor([batch.prompts[p][-1] for p in which], device=device)[prompt_of]
-    if start and batch.hidden is not None:
+    if start and batch.hidden:
         x = pad([batch.hidden[row] for row in rows], device)[0]  # (R, T, D)
         prompt_x = pad([batch.prompt_hidden[p] for p in which], device)[0] if before.shape[1] else None  # (P, Tp, D)
     else:
@@ -334,7 +390,7 @@ def micro_batches(batch, rows, token_budget):
     """Split `rows` into runs of at most `token_budget` positions each, padding and shared prompts counted (or of one row)."""
     part, longest, prompts = [], 0, {}
     for row in rows:
-        prompt = row // batch.group_size
+        prompt = batch.prompt_of[row]
         length = max(longest, len(batch.completions[row]))
         grown = {**prompts, prompt: len(batch.prompts[prompt])}
         if part and (len(part) + 1) * length + len(grown) * max(grown.values()) > token_budget:

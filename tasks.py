@@ -14,6 +14,7 @@ problems; its `grade` turns a completion into a reward of 0 or 1. The same seed 
 import ast
 import builtins
 import cmath
+import functools
 import hashlib
 import inspect
 import json
@@ -35,13 +36,13 @@ from fractions import Fraction
 from pathlib import Path
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import models, pre_tokenizers
 
 
 @dataclass(frozen=True)
 class Problem:
     prompt: str  # as put to the model, before any chat format
-    answer: str
+    answer: str | tuple  # what `grade` compares with
 
 
 @dataclass
@@ -49,10 +50,29 @@ class Task:
     validation: list  # Problems, fixed
     test: list  # Problems, fixed, none of which is in training or validation
     draw: Callable  # (seed, step, n) -> the n training Problems of that step
-    grade: Callable  # (problem, text) -> (reward 0.0 or 1.0, the answer found in the text or None)
-    demonstrate: Callable | None = None  # (rng) -> (prompt, completion) to teach a base model with
+    grade: Callable | None = None  # (problem, text) -> (reward 0.0 or 1.0, the answer found in the text or None)
+    world: Callable | None = None  # instead, for an agent: (problem) -> a fresh episode, such as a Household
+    demonstrate: Callable | None = None  # (rng) -> [(prompt, completion), ...] to teach a base model with
     vocabulary: tuple = ()  # words of the embedded tokenizer
     train: tuple = ()  # every training Problem, where they are finitely many
+
+    def start(self, problem):
+        """A fresh episode: `prompt`, `anchor` (its state), `step(text)` -> reward, `done`, `solved`, `answer`, `out_of_steps`."""
+        return self.world(problem) if self.world else Question(problem, self.grade)
+
+
+class Question:
+    """A problem as an episode of one turn, so that one loop plays questions and worlds alike."""
+
+    def __init__(self, problem, grade):
+        self.problem, self.prompt, self.grade = problem, problem.prompt, grade
+        self.anchor = self  # a state that no other episode is ever in
+        self.answer, self.done, self.solved, self.out_of_steps = None, False, False, False
+
+    def step(self, text):
+        reward, self.answer = self.grade(self.problem, text)
+        self.done, self.solved = True, reward > 0
+        return reward
 
 
 # ---------------------------------------------------------------------------------------------------- embedded arithmetic
@@ -102,15 +122,91 @@ def arithmetic():
         new, a, b = problem(rng, skill)
         if new.prompt in held_out:
             return demonstrate(rng)
-        return new.prompt, show_addition(rng, a, b) if skill == "add" else new.answer
+        return [(new.prompt, show_addition(rng, a, b) if skill == "add" else new.answer)]
 
     def grade(problem, text):
-        return float(text == problem.answer), text
+        answer = text.replace(" ", "")  # every digit is a token
+        return float(answer == problem.answer), answer
 
-    return Task(validation, test, draw, grade, demonstrate, (*SKILLS, "=", *"0123456789"))
+    return Task(validation, test, draw, grade, demonstrate=demonstrate, vocabulary=(*SKILLS, "=", *"0123456789"))
+
+
+# ---------------------------------------------------------------------------------------------------- embedded code
+
+# The statements of a small Python: their text, and what they do to a list.
+STATEMENTS = {
+    "x.sort()": sorted,
+    "x.reverse()": lambda x: x[::-1],
+    **{f"x=x[{k}:]": lambda x, k=k: x[k:] for k in (1, 2)},
+    **{f"x=x[:{k}]": lambda x, k=k: x[:k] for k in (2, 3)},
+    "x=x[::2]": lambda x: x[::2],
+}
+HIDDEN = [3, 1, 4, 0, 5], [9, 2, 6, 8, 7], [7, 0, 8, 1, 6], [2, 5, 3, 9, 4]  # what programs are graded on, seen in no prompt
+WRITERS = {"right": 0.3, "forgets the last": 0.3, "swaps": 0.2, "off by one": 0.2}  # of those who show the base programs
+
+
+def code():
+    """The embedded code task: "1 3 2 0 5 -> 5 3 2 | 9 7 4 6 8 -> 9 8 7 | def f(x):" -> "x.sort() ; x.reverse() ; x=x[:3]".
+
+    A program of two or three statements, from two examples of what it does to a list. It earns 1 if, run in the sandbox, it does
+    the right thing to all HIDDEN lists, whatever its statements. As in `arithmetic`, the base learns from writers of whom
+    most have a bad habit, so it can write programs and does not know whom to imitate.
+    """
+
+    def run(statements, x):
+        for statement in statements:
+            x = STATEMENTS[statement](x)
+        return x
+
+    def problem(rng):
+        statements = rng.sample(list(STATEMENTS), rng.choice((2, 3)))
+        if any(run(statements, x) in ([], x) for x in HIDDEN):
+            return problem(rng)
+        examples = [x for x in (rng.sample(range(10), 5) for _ in range(8)) if x not in HIDDEN][:2]
+        shown = [" ".join(map(str, x)) + " -> " + " ".join(map(str, run(statements, x))) for x in examples]
+        return Problem(" | ".join([*shown, "def f(x):"]), " ; ".join(statements))
+
+    def panel(name, n):
+        rng = random.Random(f"code {name}")
+        return [problem(rng) for _ in range(n)]
+
+    validation, test = panel("validation", 1000), panel("test", 1000)
+    held_out = {p.prompt for p in validation + test}
+
+    def draw(seed, step, n):
+        rng, problems = random.Random(f"code train {seed} {step}"), []
+        while len(problems) < n:
+            new = problem(rng)
+            problems += [new] if new.prompt not in held_out else []
+        return problems
+
+    def demonstrate(rng):
+        (new,) = draw(rng.getrandbits(64), "demonstration", 1)
+        statements, habit = new.answer.split(" ; "), rng.choices(list(WRITERS), list(WRITERS.values()))[0]
+        if habit == "forgets the last":
+            statements = statements[:-1]
+        elif habit == "swaps":
+            statements[-2:] = statements[:-3:-1]
+        elif habit == "off by one":
+            statements = [re.sub("[123]", lambda k: str(int(k[0]) % 3 + 1), statement) for statement in statements]
+        return [(new.prompt, " ; ".join(statements))]
+
+    @functools.lru_cache(maxsize=None)  # few different programs are written, each many times
+    def outputs(program):
+        return run_child([program], [("", f"(f({x}),)", None) for x in HIDDEN], 2.0, 256)
+
+    def grade(problem, text):
+        got, statements = outputs(f"def f(x): {text} ; return x"), problem.answer.split(" ; ")
+        return float(all(same(line, (run(statements, x),)) for line, x in zip(got, HIDDEN))), text
+
+    return Task(validation, test, draw, grade, demonstrate=demonstrate, vocabulary=(
+        *"0123456789", "->", "|", "def", "f(x):", ";", "x.sort()", "x.reverse()", "x=x[", "x=x[:", "x=x[::", ":]", "]",
+    ))  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------- word problems
+
+INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 
 
 def word_problems(path):
@@ -137,7 +233,7 @@ def word_problems(path):
         answer = extract_answer(row["answer"])
         if answer is None:
             raise ValueError(f'{path}, line {number}: field "answer" holds no final answer, such as "#### 42"')
-        problems.append(Problem(row["question"].strip(), answer))
+        problems.append(Problem(f"{row['question'].strip()}\n{INSTRUCTION}", answer))
     problems.sort(key=lambda p: (hashlib.sha256(p.prompt.encode()).digest(), p.answer))
     problems = list({p.prompt: p for p in problems}.values())  # a question once, or it could be in training and test
     n = min(500, len(problems) // 10)
@@ -161,30 +257,30 @@ def word_problems(path):
     return Task(validation, test, draw, grade, train=tuple(train))
 
 
-def load_task(spec):
-    """The task named on the command line: "math", or a path to a .jsonl file."""
-    if spec == "math":
-        return arithmetic()
+def load_task(spec, embedded=True):
+    """The task named on the command line: "math", "code", "household", or a path to a .jsonl file."""
+    if spec in ("math", "code"):
+        if not embedded:
+            raise ValueError(f"--task {spec} is for the embedded model; a checkpoint wants a file of problems, or household")
+        return arithmetic() if spec == "math" else code()
+    if spec == "household":
+        return household(english=not embedded)
     if Path(spec).suffix == ".jsonl":
         return word_problems(spec)
-    raise ValueError(f"--task {spec}: unknown; it must be math, or a .jsonl file in GSM8K's format")
+    raise ValueError(f"--task {spec}: unknown; it must be math, code, household, or a .jsonl file in GSM8K's format")
 
 
 # ---------------------------------------------------------------------------------------------------- prompts and tokens
 
 
 def embedded_tokenizer(vocabulary):
-    """A word-level tokenizer with single digits, and <eos> as token 0."""
+    """A word-level tokenizer with single digits, and <eos> as token 0. It decodes to words with spaces between them."""
     words = tokenizers.Tokenizer(models.WordLevel({word: i for i, word in enumerate(["<eos>", *vocabulary])}))
     words.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Digits(individual_digits=True)]
     )
-    words.decoder = decoders.Fuse()
     words.add_special_tokens(["<eos>"])
     return words
-
-
-INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 
 
 class Tokenizer:
@@ -243,13 +339,13 @@ class Tokenizer:
         if self.embedded:
             return text
         if not self.chat:
-            return f"Question: {text}\n{INSTRUCTION}\nAnswer:"
+            return f"Question: {text}\nAnswer:"
         system = f"<|im_start|>system\n{self.system}<|im_end|>\n" if self.system else ""
-        return f"{system}<|im_start|>user\n{text}\n{INSTRUCTION}<|im_end|>\n<|im_start|>assistant\n"
+        return f"{system}<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
 
-    def encode(self, problems):
-        """Problems -> their prompts as token lists."""
-        return [encoding.ids for encoding in self.tokens.encode_batch([self.prompt(p.prompt) for p in problems])]
+    def encode(self, texts):
+        """What is put to the model, as texts -> prompts as token lists."""
+        return [encoding.ids for encoding in self.tokens.encode_batch([self.prompt(text) for text in texts])]
 
     def decode(self, completions):
         """Completions as token lists -> texts, without special tokens."""
@@ -809,23 +905,25 @@ class Household:
     So the whole state is where one is (`here`), what one carries (`hand`), what is where (`inside`), what is `open`, the `lamp`.
     """
 
-    def __init__(self, seed, max_steps=30):
+    answer = None  # success is a state of the world, not a text
+
+    def __init__(self, seed, max_steps=20, english=False):
         rng = random.Random(f"household {seed}")  # seeded by a string: the same on any machine and Python
         self.type = rng.choice(list(GOALS))
         station, _ = TREATMENTS.get(self.type, (None, None))
         self.target = "desk" if self.type == "look" else rng.choice([place for place in FURNITURE if place != station])
         others = [place for place in FURNITURE if place not in (station, self.target)]
-        chosen = {station, self.target, *rng.sample(others, rng.randint(3, 4))}
+        chosen = {station, self.target, *rng.sample(others, 2 if station else 3)}
         self.inside = {place: [] for place in FURNITURE if place in chosen}
 
-        self.kind, *distractors = rng.sample(KINDS, rng.randint(4, 5))
+        self.kind, *distractors = rng.sample(KINDS, 3)
         elsewhere = [place for place in self.inside if place != self.target]  # nothing is done before one starts
         for thing in [self.kind] * (2 if self.type == "two" else 1) + distractors:
             self.inside[rng.choice(elsewhere)].append(thing)
 
         self.here, self.hand, self.lamp = rng.choice(list(self.inside)), "", False
         self.open = {place for place in self.inside if place not in CLOSES}
-        self.steps, self.max_steps = 0, max_steps
+        self.history, self.max_steps, self.english = [], max_steps, english  # history: what was done, "nothing" if it failed
         self.task = GOALS[self.type].format(self.kind, ("in " if self.target in HOLLOW else "on ") + self.target)
 
     @property
@@ -867,17 +965,35 @@ class Household:
         return sum(map(self._fits, self.inside[self.target])) >= (2 if self.type == "two" else 1)
 
     @property
-    def done(self):
-        """Whether the episode is over: solved, or out of steps. Steps after that do nothing."""
-        return self.solved or self.steps >= self.max_steps
+    def out_of_steps(self):
+        return len(self.history) >= self.max_steps and not self.solved
 
-    def step(self, action):
-        """Acts, and returns (observation, reward, done). An action that is not admissible takes a step and changes nothing."""
+    @property
+    def done(self):
+        """Whether the episode is over. Steps after that do nothing."""
+        return self.solved or self.out_of_steps
+
+    @property
+    def anchor(self):
+        """What GiGPO takes for the state."""
+        return self.observation
+
+    @property
+    def prompt(self):
+        """What a model sees: the task, its last two actions, the observation, what it can do. Then comes the action."""
+        if self.english:
+            return agent_prompt(self.task, self.history, self.observation, self.admissible)
+        return " | ".join([self.task, *self.history[-2:], self.observation, " , ".join(self.admissible)]) + " >"
+
+    def step(self, text):
+        """Acts, and returns the reward. An action that is not admissible takes a step and changes nothing."""
+        action = read_action(text)
         if self.done:
-            return self.observation, 0.0, True
-        self.steps += 1
+            return 0.0
         if action not in self.admissible:
-            return self.observation, -0.1, self.done
+            self.history.append("nothing")
+            return -0.1
+        self.history.append(action)
         verb, what = action.split(" ", 1)
         if verb == "go":
             self.here = what
@@ -895,7 +1011,7 @@ class Household:
             self.lamp = not self.lamp
         else:
             self.hand = f"{TREATMENTS[verb][1]} {what.split()[-1]}"
-        return self.observation, 10.0 if self.solved else 0.0, self.done
+        return 10.0 if self.solved else 0.0
 
     def oracle(self):
         """The next action of a short plan from any state. It need not search: it knows what is in closed furniture too."""
@@ -921,9 +1037,15 @@ class Household:
         return reach(self.target) or f"put {self.hand}"
 
 
-def household_prompt(env, history):
-    """What a model sees: the task, its last two actions, the observation, what it can do. Then comes the action."""
-    return " | ".join([env.task, *history[-2:], env.observation, " , ".join(env.admissible)]) + " >"
+def agent_prompt(task, history, observation, admissible):
+    """The same for a model that reads English."""
+    lines = [f"Your task: {task}.", *(f"You did: {action}" for action in history[-2:]), f"You see: {observation}", "You can now:"]
+    return "\n".join([*lines, *admissible, "Answer with one of these actions, in the same words, and with nothing else."])
+
+
+def read_action(text):
+    """The action in a model's answer: its last line, without quotation marks and the like around it."""
+    return text.strip().rpartition("\n")[2].strip(" \t\"'`*.")
 
 
 PLAYERS = {"right": 0.2, "wanders": 0.2, "forgets the middle": 0.3, "wrong thing": 0.3}  # of those who show the base a house
@@ -941,12 +1063,33 @@ def demonstrate_episode(rng):
         mind.kind = rng.choice([thing for things in env.inside.values() for thing in things if thing != env.kind])
     if habit == "forgets the middle" or (habit == "wrong thing" and env.type == "two"):
         mind.type = "put"  # no treatment, no lamp, no second thing
-    pairs, history = [], []
+    pairs = []
     while not mind.done:
         wander = habit == "wanders" and rng.random() < 0.8
         action = rng.choice(env.admissible) if wander else mind.oracle()
-        pairs.append((household_prompt(env, history), action))
-        history.append(action)
+        pairs.append((env.prompt, action))
         env.step(action)
         mind.step(action)
     return pairs
+
+
+def household(english=False):
+    """The embedded agent's task: houses by their seeds, which no two of validation, test, training and demonstrations share."""
+
+    def panel(name, n):
+        return [Problem(Household(f"{name} {i}").prompt, f"{name} {i}") for i in range(n)]
+
+    def draw(seed, step, n):
+        return panel(f"train {seed} {step}", n)
+
+    def world(problem):
+        return Household(problem.answer, english=english)
+
+    return Task(
+        panel("validation", 300),
+        panel("test", 300),
+        draw,
+        world=world,
+        demonstrate=demonstrate_episode,
+        vocabulary=HOUSEHOLD_WORDS,
+    )

@@ -44,13 +44,17 @@ import rl
 import tasks
 from model import Config, Transformer, read_json
 
-ALGORITHMS = {  # what group_advantages divides by, how policy_loss averages
-    "grpo": {"normalize": "std", "aggregate": "sequence"},
-    "dr_grpo": {"normalize": "none", "aggregate": "constant"},
+EMBEDDED = {  # for each of the tasks that the embedded model is taught; the last two are the steps and the batch of teaching
+    "math": dict(steps=120, lr=5e-4, prompts=32, group=16, max_tokens=6, eval_problems=1000, teach_steps=700, teach_batch=256),
+    "code": dict(steps=120, lr=5e-4, prompts=32, group=16, max_tokens=12, eval_problems=500, teach_steps=700, teach_batch=256),
+    "household": dict(steps=60, lr=5e-4, prompts=16, group=8, max_tokens=4, eval_problems=300, teach_steps=700, teach_batch=128),
 }
-EMBEDDED = dict(steps=120, lr=5e-4, prompts=32, group=16, max_tokens=6, eval_problems=1000, teach_steps=700)
-QUICK = dict(steps=40, lr=5e-4, prompts=32, group=16, max_tokens=6, eval_problems=300, teach_steps=550)
-REAL = dict(steps=200, lr=5e-6, prompts=32, group=8, max_tokens=1024, teach_steps=0)
+QUICK = {  # a smoke test of each
+    "math": dict(steps=40, eval_problems=300, teach_steps=550),
+    "code": dict(steps=40, eval_problems=100, teach_steps=350),
+    "household": dict(steps=10, eval_problems=50, teach_steps=350),
+}
+REAL = dict(steps=200, lr=5e-6, prompts=32, group=8, max_tokens=1024, teach_steps=0, teach_batch=0)
 
 EMBEDDED_CONFIG = Config(
     vocab_size=16, hidden_size=48, intermediate_size=128, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=2,
@@ -62,17 +66,23 @@ SAVE_EVERY, SAVE_COST = 30, 20  # seconds between a run's checkpoints, or so man
 # ---------------------------------------------------------------------------------------------------- the embedded base
 
 
-def teach_base(path, task, steps, seed):
-    """Teach a tiny Qwen3 from demonstrations and save it as a Hugging Face folder, with its tokenizer."""
+def teach_base(path, task, taught):
+    """Teach a tiny Qwen3 from demonstrations and save it as a Hugging Face folder, with its tokenizer.
+
+    taught: the `task`'s name, the `seed`, the number of `steps`, and the demonstrated answers a step (`batch`).
+    """
+    seed, steps = taught["seed"], taught["steps"]
     words = tasks.embedded_tokenizer(task.vocabulary)
     torch.manual_seed(seed)
     model = Transformer(replace(EMBEDDED_CONFIG, vocab_size=words.get_vocab_size()))
     adam = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     rng, eos = random.Random(f"demonstrations {seed}"), [0]
-    bar = tqdm(range(steps), desc="teaching the base", leave=False)
+    bar, shown = tqdm(range(steps), desc="teaching the base", leave=False), []
     for step in bar:
-        shown = [task.demonstrate(rng) for _ in range(256)]
-        prompts, answers = ([e.ids for e in words.encode_batch(list(texts))] for texts in zip(*shown))
+        while len(shown) < taught["batch"]:
+            shown += task.demonstrate(rng)
+        now, shown = shown[: taught["batch"]], shown[taught["batch"] :]
+        prompts, answers = ([e.ids for e in words.encode_batch(list(texts))] for texts in zip(*now))
         tokens, real = rl.pad([p + a + eos for p, a in zip(prompts, answers)], "cpu")  # (B, T)
         is_answer = real & (torch.arange(tokens.shape[1]) >= torch.tensor([[len(p)] for p in prompts]))
         logits = model(tokens[:, :-1])[is_answer[:, 1:]]  # only answers are learnt: (answer tokens, vocab)
@@ -92,7 +102,7 @@ def teach_base(path, task, steps, seed):
     model.save_pretrained(part)
     words.save(str(part / "tokenizer.json"))
     write_json(part / "generation_config.json", {"eos_token_id": eos[0]})
-    write_json(part / "teaching.json", {"seed": seed, "steps": steps})
+    write_json(part / "teaching.json", taught)
     part.rename(path)
 
 
@@ -172,31 +182,40 @@ def digits(counts):
 
 
 def evaluate(model, tokenizer, task, problems, settings):
-    """Score a model on fixed problems: `samples` completions each at the temperature of training, and the greedy one.
+    """Score a model on fixed problems: `samples` episodes each at the temperature of training, and the greedy one.
 
-    Returns score and greedy (0 to 1), mean length in tokens and truncated share of the sampled completions, and for each
-    problem how many samples were right, whether the greedy one was, and the answers given. The same random numbers every time.
+    Returns score and greedy (0 to 1: solved), mean length in tokens and truncated share of the sampled episodes, and for each
+    problem how many samples solved it, whether the greedy one did, and the answers given. The same random numbers every time.
     """
     generator = torch.Generator(device=model.lm_head.weight.device).manual_seed(1)
-    n, samples, prompts = len(problems), settings["samples"], tokenizer.encode(problems)
+    n, samples = len(problems), settings["samples"]
 
-    def answered(group_size, temperature):
-        out = rl.rollout(
-            model, prompts, group_size=group_size, max_new_tokens=settings["max_tokens"], temperature=temperature,
+    def played(group_size, temperature):
+        episodes = [task.start(problem) for problem in problems for _ in range(group_size)]
+        return episodes, rl.play(
+            model, tokenizer, episodes, group_size=group_size, max_new_tokens=settings["max_tokens"], temperature=temperature,
             eos_id=tokenizer.eos_ids, generator=generator, token_budget=4 * settings["token_budget"],
         )  # fmt: skip
-        return out, [task.grade(problems[i // group_size], text) for i, text in enumerate(tokenizer.decode(out.completions))]
 
-    out, graded = answered(samples, settings["temperature"])
-    right = [round(sum(reward for reward, _ in graded[i : i + samples])) for i in range(0, n * samples, samples)]
-    answers = [[answer for _, answer in graded[i : i + samples]] for i in range(0, n * samples, samples)]
-    lengths = [len(completion) for completion in out.completions]
-    greedy = [round(reward) for reward, _ in answered(1, 0.0)[1]]
+    episodes, batch = played(samples, settings["temperature"])
+    right = [sum(episode.solved for episode in episodes[i : i + samples]) for i in range(0, n * samples, samples)]
+    answers = [[episode.answer for episode in episodes[i : i + samples]] for i in range(0, n * samples, samples)]
+    lengths, cut = lengths_of(batch, episodes)
+    greedy = [int(episode.solved) for episode in played(1, 0.0)[0]]
     return {
         "score": sum(right) / (n * samples), "greedy_score": sum(greedy) / n, "length": sum(lengths) / len(lengths),
-        "truncated": sum(out.truncated) / len(lengths), "samples": samples, "right": digits(right), "greedy": digits(greedy),
+        "truncated": sum(cut) / len(cut), "samples": samples, "right": digits(right), "greedy": digits(greedy),
         "lengths": lengths, "answers": answers,
     }  # fmt: skip
+
+
+def lengths_of(batch, episodes):
+    """For each episode: the tokens that the model wrote in it, and whether it was cut: at --max-tokens, or out of steps."""
+    lengths, cut = [0] * len(episodes), [episode.out_of_steps for episode in episodes]
+    for episode, completion, truncated in zip(batch.episode, batch.completions, batch.truncated):
+        lengths[episode] += len(completion)
+        cut[episode] |= truncated
+    return lengths, cut
 
 
 def train(model, tokenizer, task, folder, settings, bar, check):
@@ -223,7 +242,8 @@ def train_steps(model, tokenizer, task, folder, settings, trained, untrained, st
     optimizer = rl.Optimizer(trained.values()) if trained else None
     generator = torch.Generator(device=model.lm_head.weight.device).manual_seed(settings["seed"])
     P, G = settings["prompts"], settings["group"]
-    algorithm = ALGORITHMS[settings["algo"]]
+    algorithm = dict(rl.ALGORITHMS[settings["algo"]])
+    aggregate = algorithm.pop("aggregate")
 
     done, lines, evaluations = load_checkpoint(folder, trained, optimizer, generator) if trained else (0, [], {})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -232,30 +252,30 @@ def train_steps(model, tokenizer, task, folder, settings, trained, untrained, st
     bar.update(done)
     for step in range(done, steps):
         check()
-        problems_now = task.draw(settings["seed"], step, P)
-        batch = rl.rollout(
-            model, tokenizer.encode(problems_now), group_size=G, max_new_tokens=settings["max_tokens"],
+        episodes = [task.start(problem) for problem in task.draw(settings["seed"], step, P) for _ in range(G)]
+        batch = rl.play(
+            model, tokenizer, episodes, group_size=G, max_new_tokens=settings["max_tokens"],
             temperature=settings["temperature"], eos_id=tokenizer.eos_ids, generator=generator, start=start,
             token_budget=4 * settings["token_budget"],  # without a graph, more fits
         )  # fmt: skip
-        texts = tokenizer.decode(batch.completions)
-        rewards = torch.tensor([task.grade(problems_now[i // G], text)[0] for i, text in enumerate(texts)]).view(P, G)
-        advantages = rl.group_advantages(rewards, algorithm["normalize"]).flatten()
+        advantages = rl.advantages(batch, G, **algorithm)
         lr = settings["lr"] * min(1, (step + 1) / settings["warmup"]) * (1 - step / steps)  # the same schedule for every run
         figures = rl.update(
             model, optimizer, batch, advantages, lr=lr, temperature=settings["temperature"], start=start,
-            aggregate=algorithm["aggregate"], clip=settings["clip"], max_tokens=settings["max_tokens"], kl_coef=settings["kl"],
+            aggregate=aggregate, clip=settings["clip"], max_tokens=settings["max_tokens"], kl_coef=settings["kl"],
             reference=list(untrained.values()), epochs=settings["epochs"], token_budget=settings["token_budget"],
         )  # fmt: skip
-        length = sum(map(len, batch.completions)) / len(batch.completions)
-        line = {"step": step + 1, "reward": rewards.mean().item(), "accuracy": (rewards > 0).float().mean().item()}
-        line |= {"solved": (rewards.amax(1) > 0).float().mean().item(), "length": length}  # solved: by one of the group or more
-        line |= {"truncated": sum(batch.truncated) / len(batch.truncated), "lr": lr, **figures}
+        lengths, cut = lengths_of(batch, episodes)
+        solved = torch.tensor([float(episode.solved) for episode in episodes]).view(P, G)
+        line = {"step": step + 1, "reward": sum(batch.reward) / (P * G), "accuracy": solved.mean().item()}
+        line |= {"solved": solved.amax(1).mean().item()}  # by one of the group or more
+        line |= {"turns": len(batch.reward) / (P * G), "length": sum(lengths) / (P * G), "truncated": sum(cut) / (P * G)}
+        line |= {"lr": lr, **figures}
         lines.append(line)
         with open(folder / "metrics.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
         bar.update(1)
-        bar.set_postfix(reward=f"{line['reward']:.3f}", accuracy=f"{line['accuracy']:.3f}", length=f"{length:.0f}")
+        bar.set_postfix(reward=f"{line['reward']:.3f}", accuracy=f"{line['accuracy']:.3f}", length=f"{line['length']:.0f}")
         if step + 1 in points:
             evaluations[step + 1] = evaluate(model, tokenizer, task, problems, settings)
         if step + 1 < steps and time.monotonic() - saved_at >= max(SAVE_EVERY, SAVE_COST * saving):
@@ -506,7 +526,7 @@ def parse(argv):
     add("--layer", default="each", metavar="SPEC", help="5 | 3,5 | full | norm | base | mid-4 | top-4 | each (default)")
     add("--model", metavar="DIR", help="checkpoint in Hugging Face format (default: the embedded model, made on first use)")
     add("--task", default="math", metavar="TASK", help="math (the embedded arithmetic, default) or a .jsonl file")
-    add("--algo", default="grpo", choices=ALGORITHMS, help="default: grpo")
+    add("--algo", default="grpo", choices=rl.ALGORITHMS, help="default: grpo")
     add("--runs", default="runs", metavar="DIR", help="folder for the runs (default: runs)")
     add("--seeds", default=None, metavar="0,1,2", help="one run per seed (default 0,1,2 for the embedded model, else 0)")
     add("--quick", action="store_true", help="a smoke test: one seed, few steps, a base taught less")
@@ -535,11 +555,10 @@ def parse(argv):
     embedded = args.model is None
     if args.quick and not embedded:
         fail("--quick is a smoke test of the embedded model; with --model, lower --steps and --eval-problems instead")
-    if not embedded and args.task == "math" and not args.merge and not args.plan:
-        fail("--model needs --task FILE.jsonl; the embedded arithmetic is for the embedded model")
-    if embedded and args.task != "math":
-        fail(f"--task {args.task} needs --model: the embedded model knows only its own tasks")
-    for name, value in (QUICK if args.quick else EMBEDDED if embedded else REAL).items():
+    if embedded and args.task not in EMBEDDED:
+        fail(f"--task {args.task} needs --model: the embedded model knows only its own tasks, {', '.join(EMBEDDED)}")
+    defaults = {**EMBEDDED[args.task], **(QUICK[args.task] if args.quick else {})} if embedded else REAL
+    for name, value in defaults.items():
         if getattr(args, name, None) is None:
             setattr(args, name, value)
     if args.device is None:
@@ -617,13 +636,13 @@ def runs_of(args, config, root):
 
 def open_base(path, task, args):
     """Make the embedded base where it is not there yet; ValueError where there is one that was taught otherwise."""
-    taught = {"seed": args.base_seed, "steps": args.teach_steps}
+    taught = {"task": args.task, "seed": args.base_seed, "steps": args.teach_steps, "batch": args.teach_batch}
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.with_name("base.lock"), wait=True):
         if not path.exists():
             threads = torch.get_num_threads()
             torch.set_num_threads(2)  # always two, whatever the number of cores
-            teach_base(path, task, args.teach_steps, args.base_seed)
+            teach_base(path, task, taught)
             torch.set_num_threads(threads)
     there = read_json(path / "teaching.json")
     if there != taught:
@@ -654,18 +673,18 @@ def main(argv=None):
         if args.merge:
             merge(args.merge, args.out, args.model)
             return print(f"written: {args.out}")
-        task = tasks.load_task(args.task)
+        task = tasks.load_task(args.task, embedded or args.plan)
         args.eval_problems = min(args.eval_problems, len(task.test))
         if args.plan:
             config = EMBEDDED_CONFIG if embedded else Config.from_hf(read_json(path / "config.json"))
             known = not embedded and (path / "tokenizer.json").exists()
-            longest = max(map(len, tasks.Tokenizer(path).encode([*task.test, *task.train]))) if known else 10 if embedded else 512
+            longest = max(map(len, tasks.Tokenizer(path).encode([p.prompt for p in (*task.test, *task.train)]))) if known else 512
             return print_plan(config, list(runs_of(args, config, root).values()), longest)
         if embedded:
             runs_of(args, EMBEDDED_CONFIG, root)  # a bad option should not cost the minutes of teaching
             open_base(path, task, args)
         config, tokenizer = Config.from_hf(read_json(path / "config.json")), tasks.Tokenizer(path)
-        longest = max(map(len, tokenizer.encode([*task.validation, *task.test, *task.train])))
+        longest = max(map(len, tokenizer.encode([p.prompt for p in (*task.validation, *task.test, *task.train)])))
         if longest + args.max_tokens > config.max_position_embeddings:
             raise ValueError(
                 f"--max-tokens {args.max_tokens} after the longest prompt, {longest} tokens, exceeds the model's context of "

@@ -44,5 +44,7 @@ def test_the_rank_correlations_between_the_records():
         return np.argsort(np.argsort(values))
 
     main, rate, steps = map(ranks, ("math", "math-rate-1e-3", "math-400-steps"))
-    stated = f"{np.corrcoef(main, rate)[0, 1]:.2f} with the sweep at twice the rate, {np.corrcoef(main, steps)[0, 1]:.2f} with that"
+    stated = (
+        f"{np.corrcoef(main, rate)[0, 1]:.2f} with the sweep at twice the rate, {np.corrcoef(main, steps)[0, 1]:.2f} with that"
+    )
     assert stated.replace("0.", ".") in (ROOT / "README.md").read_text()

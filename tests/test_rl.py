@@ -274,7 +274,7 @@ def plain_loss(model, batch, advantages, aggregate, max_tokens):
     """The GRPO objective by plain passes over single sequences: no sharing, no cache, no micro-batch."""
     rows = []
     for i, completion in enumerate(batch.completions):
-        logprobs = rescored(model, batch.prompts[i // batch.group_size], completion, 1.0)
+        logprobs = rescored(model, batch.prompts[batch.prompt_of[i]], completion, 1.0)
         ratio = (logprobs - torch.tensor(batch.logprobs[i])).exp()
         A = advantages[i]
         rows.append(-torch.minimum(ratio * A, ratio.clamp(0.8, 1.2) * A))
@@ -308,7 +308,7 @@ def test_gradient_equals_that_of_plain_full_passes(k, aggregate):
 def test_the_ending_token_is_trained_also_when_it_is_the_padding():
     """A completion that is nothing but the ending token (id 0, what padding is filled with) still has a gradient."""
     model = tiny()
-    batch = Rollout([[5, 6], [7]], 1, [[0], [8, 9, 0]], [[-1.0], [-1.0, -1.0, -1.0]])
+    batch = Rollout([[5, 6], [7]], [0, 1], [[0], [8, 9, 0]], [[-1.0], [-1.0, -1.0, -1.0]])
     logprobs, mask = score(model, batch, [0, 1], 1.0)
     assert mask.tolist() == [[True, False, False], [True, True, True]]
     torch.testing.assert_close(logprobs[0, :1], rescored(model, [5, 6], [0], 1.0))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -40,8 +41,10 @@ SHORT = [
 def given(tmp_path_factory):
     """Options that name a model and a task of which it solves a tenth: it writes "0000" and a random digit, then ends."""
     folder, arithmetic = tmp_path_factory.mktemp("given"), tasks.arithmetic()
-    arithmetic.demonstrate = lambda rng: (f"add {rng.randrange(10)} {rng.randrange(10)} =", f"0000{rng.randrange(10)}")
-    train.teach_base(folder / "base", arithmetic, 60, 0)
+    arithmetic.vocabulary += tuple(dict.fromkeys(tasks.INSTRUCTION.split()))
+    digit = random.Random(0).randrange
+    arithmetic.demonstrate = lambda rng: [(f"add {digit(10)} {digit(10)} = {tasks.INSTRUCTION}", f"0000{digit(10)}")]
+    train.teach_base(folder / "base", arithmetic, {"seed": 0, "steps": 60, "batch": 256})
     problems = [{"question": f"add {a} {b} =", "answer": f"#### {(a + b) % 10}"} for a in range(20) for b in range(10)]
     (folder / "sums.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
     return ["--model", str(folder / "base"), "--task", str(folder / "sums.jsonl"), "--max-tokens", "6", "--lr", "1e-3"]
@@ -77,7 +80,7 @@ def test_what_is_taught_is_learnt_and_the_base_opens_like_any_checkpoint(given):
     names = "config.json generation_config.json model.safetensors teaching.json tokenizer.json"
     assert sorted(path.name for path in base.iterdir()) == names.split()
     tokenizer, model = tasks.Tokenizer(base), transformers.AutoModelForCausalLM.from_pretrained(base)
-    ids = tokenizer.tokens.encode("add 3 4 = 00007").ids
+    ids = tokenizer.tokens.encode(f"add 3 4 = {tasks.INSTRUCTION} 00007").ids
     with torch.no_grad():
         probabilities = model(torch.tensor([ids])).logits[0, -6:].softmax(-1)
     digits = [tokenizer.tokens.token_to_id(digit) for digit in "0123456789"]
@@ -146,7 +149,7 @@ def test_a_run_carries_on_from_its_checkpoint_bit_for_bit(runs, command, given, 
         return draw(seed, step, n)
 
     task.draw = interrupted
-    monkeypatch.setattr(tasks, "load_task", lambda spec: task)
+    monkeypatch.setattr(tasks, "load_task", lambda spec, embedded: task)
     with pytest.raises(KeyboardInterrupt):
         train.main(command(other, "--layer", layer))
     assert not list(other.glob("*/eval.json")) and len(list(other.glob("*/checkpoint.safetensors"))) == 1
@@ -300,7 +303,7 @@ def test_a_merged_checkpoint_is_the_model_that_was_evaluated(runs, command, give
         assert torch.equal(weight, {**base, **trained}[name])
     tokenizer, task = tasks.Tokenizer(tmp_path / "merged"), tasks.load_task(given[3])
     greedy = ""
-    for problem, prompt in zip(task.test[:12], tokenizer.encode(task.test[:12])):
+    for problem, prompt in zip(task.test[:12], tokenizer.encode([p.prompt for p in task.test[:12]])):
         tokens = theirs.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False)[0, len(prompt) :]
         greedy += str(int(task.grade(problem, tokenizer.decode([tokens.tolist()])[0])[0]))
     assert greedy == json.loads((runs / "layer-4-seed-0" / "eval.json").read_text())["greedy"]
