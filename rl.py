@@ -24,7 +24,7 @@ from model import KVCache, Prefix, SharedPrefix
 
 @dataclass
 class Rollout:
-    """P prompts and B completions; those of one prompt stand together. From `rollout`, each prompt has G: B = P * G."""
+    """P prompts and B completions of them; from `rollout`, G of each prompt, prompt-major: B = P * G."""
 
     prompts: list = field(default_factory=list)  # P lists of token ids
     prompt_of: list = field(default_factory=list)  # B indices: the prompt that each completion answers
@@ -39,9 +39,15 @@ class Rollout:
     reward: list = field(default_factory=list)  # what it earned at once
 
     def extend(self, other):
-        """Append another rollout of the same model and `start`."""
-        self.prompt_of += [len(self.prompts) + p for p in other.prompt_of]
-        for name in vars(self).keys() - {"prompt_of"}:
+        """Append another rollout of the same model and `start`. A prompt that is here already is not kept twice."""
+        place = {tuple(prompt): p for p, prompt in enumerate(self.prompts)}
+        for p, prompt in enumerate(other.prompts):
+            if tuple(prompt) not in place:
+                place[tuple(prompt)] = len(self.prompts)
+                self.prompts.append(prompt)
+                self.prompt_hidden += other.prompt_hidden[p : p + 1]
+        self.prompt_of += [place[tuple(other.prompts[p])] for p in other.prompt_of]
+        for name in vars(self).keys() - {"prompts", "prompt_hidden", "prompt_of"}:
             getattr(self, name).extend(getattr(other, name))
 
 
@@ -416,7 +422,7 @@ def update(
     figures = {"signal": len(signal) / B, "loss": 0.0, "grad_norm": 0.0, "clipped": 0.0, "kl": 0.0, "logprob_gap": 0.0}
     if not signal:
         return figures
-    rows = list(range(B)) if kl_coef else signal
+    rows = sorted(range(B) if kl_coef else signal, key=batch.prompt_of.__getitem__)  # those of one prompt share its pass
     parts = list(micro_batches(batch, rows, token_budget))
     device = model.lm_head.weight.device
     old = [pad([batch.logprobs[row] for row in part], device, torch.float32)[0] for part in parts]
