@@ -133,8 +133,8 @@ def test_what_is_missing_or_damaged_is_named_and_the_rest_reported(tmp_path, cap
         "0-seed-1 cannot be read",
         "2-seed-7 was made with lr = 0.5",
     ):
-        assert f"left out: {text}" in printed
-    assert printed.count("left out:") == 4
+        assert f"left out of {runs}: {text}" in printed
+    assert printed.count("left out of") == 4
 
 
 def test_without_base_or_full_scores_are_shown(tmp_path, capsys):
