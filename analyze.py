@@ -39,6 +39,7 @@ def read_runs(folder):
                 continue  # a model's configuration: the base lives here too
             this = dict(content["settings"])
             layer, seed = this.pop("layer"), this.pop("seed")
+            this.pop("boost_lr", None)
             if this["panel"] != "test":
                 continue
             if not (path.parent / "eval.json").exists():

@@ -363,10 +363,14 @@ class Optimizer:
     in fp32, and the model computes with the master rounded. In an fp32 model the masters are the parameters themselves.
     """
 
-    def __init__(self, parameters):
+    def __init__(self, parameters, factors=None):
+        """factors: what the learning rate is multiplied with, for each parameter; 1 where it is left out."""
         self.parameters = list(parameters)
         self.masters = [p if p.dtype == torch.float32 else torch.nn.Parameter(p.detach().float()) for p in self.parameters]
-        self.adam = torch.optim.AdamW(self.masters, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+        groups = {}
+        for master, factor in zip(self.masters, factors or [1.0] * len(self.masters)):
+            groups.setdefault(factor, {"params": [], "factor": factor})["params"].append(master)
+        self.adam = torch.optim.AdamW(list(groups.values()), betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
     def collect_gradients(self):
         """Move what `backward` left on the model to the masters, where it adds up over micro-batches."""
@@ -382,7 +386,7 @@ class Optimizer:
             self.adam.zero_grad()
             raise FloatingPointError(f"the gradient's norm is {norm}")
         for group in self.adam.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["factor"]
         self.adam.step()
         self.adam.zero_grad()
         with torch.no_grad():

@@ -47,7 +47,7 @@ from model import Config, Transformer, read_json
 EMBEDDED = {  # for each of the tasks that the embedded model is taught; the last two are the steps and the batch of teaching
     "math": dict(steps=120, lr=5e-4, prompts=32, group=16, max_tokens=6, eval_problems=1000, teach_steps=700, teach_batch=256),
     "code": dict(steps=120, lr=5e-4, prompts=32, group=16, max_tokens=12, eval_problems=500, teach_steps=600, teach_batch=256),
-    "household": dict(steps=50, lr=5e-4, prompts=8, group=8, max_tokens=4, eval_problems=200, teach_steps=700, teach_batch=128),
+    "household": dict(steps=50, lr=1e-3, prompts=8, group=8, max_tokens=4, eval_problems=200, teach_steps=700, teach_batch=128),
 }
 QUICK = {  # a smoke test of each
     "math": dict(steps=40, eval_problems=300, teach_steps=550),
@@ -144,28 +144,35 @@ def is_count(text):
     return text.isascii() and text.isdecimal() and len(text) < 5
 
 
-def layers_of(spec, num_layers):
-    """The layers that a --layer SPEC trains: "5", "3,5", "full", "mid-4", "norm" (the final norm alone) or "base" (none)."""
+def layers_of(spec, num_layers, seed=0):
+    """The layers that a --layer SPEC names: "5", "3,5", "mid-4", "random-4"; none for "full", "base", "norm" (the final norm).
+
+    "boost-3,5" is full training in which these layers learn faster.
+    """
     if spec in ("full", "norm", "base"):
         return []
-    name, _, count = spec.partition("-")
-    if name == "mid" and is_count(count) and 0 < int(count) <= num_layers:
-        k = int(count)  # the paper's Mid-k: floor(L/2 - k/2) up to, not including, floor(L/2 + k/2)
-        return list(range((num_layers - k) // 2, (num_layers + k) // 2))
+    name, _, rest = spec.partition("-")
+    if name == "boost":
+        return layers_of(rest, num_layers, seed)
+    if name in ("mid", "random") and is_count(rest) and 0 < int(rest) <= num_layers:
+        k = int(rest)
+        if name == "random":  # a control for the paper's guided choices: other layers for each seed
+            return sorted(random.Random(f"layers {seed}").sample(range(num_layers), k))
+        return list(range((num_layers - k) // 2, (num_layers + k) // 2))  # Mid-k: floor(L/2 - k/2) up to floor(L/2 + k/2)
     parts = spec.split(",")
     if all(is_count(part) and int(part) < num_layers for part in parts) and len(set(map(int, parts))) == len(parts):
         return sorted(map(int, parts))
     raise ValueError(
         f"--layer {spec}: this model has layers 0 to {num_layers - 1}; it must be one of them, several such as 3,5 without "
-        "repeats, full, norm, base, mid-K or top-K with K from 1 to the number of layers, or each"
+        "repeats, full, norm, base, mid-K, random-K or top-K with K from 1 to the number of layers, or each"
     )
 
 
-def choose(model, spec):
+def choose(model, spec, seed=0):
     """Freeze everything but what `spec` trains. Returns the names of what trains, and the first layer a gradient reaches."""
     L = model.config.num_hidden_layers
-    layers = layers_of(spec, L)
-    if spec == "full":
+    layers = layers_of(spec, L, seed)
+    if spec.startswith(("full", "boost")):
         prefixes, start = ("",), 0
     elif spec == "norm":
         prefixes, start = ("model.norm.",), L
@@ -223,7 +230,7 @@ def train(model, tokenizer, task, folder, settings, bar, check):
 
     `check` is called before every step. The model leaves as it came, also after an exception: what trained is put back.
     """
-    names, start = choose(model, settings["layer"])
+    names, start = choose(model, settings["layer"], settings["seed"])
     trained = {name: parameter for name, parameter in model.named_parameters() if name in names}
     untrained = {name: parameter.detach().clone() for name, parameter in trained.items()}
     try:
@@ -239,7 +246,10 @@ def train_steps(model, tokenizer, task, folder, settings, trained, untrained, st
     steps = settings["steps"] if trained else 0
     points = sorted({round(steps * third / 3) for third in (1, 2, 3)} - {0}) or [0]
     problems = getattr(task, settings["panel"])[: settings["eval_problems"]]
-    optimizer = rl.Optimizer(trained.values()) if trained else None
+    faster = layers_of(settings["layer"], settings["num_layers"]) if "boost_lr" in settings else []
+    faster = tuple(f"model.layers.{k}." for k in faster)
+    factors = [settings["boost_lr"] / settings["lr"] if faster and name.startswith(faster) else 1.0 for name in trained]
+    optimizer = rl.Optimizer(trained.values(), factors) if trained else None
     generator = torch.Generator(device=model.lm_head.weight.device).manual_seed(settings["seed"])
     P, G = settings["prompts"], settings["group"]
     algorithm = dict(rl.ALGORITHMS[settings["algo"]])
@@ -290,7 +300,12 @@ def train_steps(model, tokenizer, task, folder, settings, trained, untrained, st
         write_tensors(folder / "layer.safetensors", dict(zip(trained, optimizer.masters)))
     last = evaluations[points[-1]]
     path = {point: {name: evaluations[point][name] for name in ("right", "greedy")} for point in points[:-1]}
-    write_json(folder / "eval.json", {"panel": settings["panel"], "step": points[-1], **last, "before": path})
+    change = {}  # how far each layer moved: the norm of the difference, over all its tensors
+    for name, master in zip(trained, optimizer.masters if trained else ()):
+        part = name.split(".")[2] if ".layers." in name else name
+        change[part] = change.get(part, 0.0) + (master.detach() - untrained[name].float()).square().sum().item()
+    change = {part: squares**0.5 for part, squares in change.items()}
+    write_json(folder / "eval.json", {"panel": settings["panel"], "step": points[-1], **last, "before": path, "change": change})
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
 
 
@@ -523,7 +538,9 @@ def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.error = fail
     add = parser.add_argument
-    add("--layer", default="each", metavar="SPEC", help="5 | 3,5 | full | norm | base | mid-4 | top-4 | each (default)")
+    add("--layer", default="each", metavar="SPEC", help="5 | 3,5 | full | norm | base | mid-4 | top-4 | random-4 | each (default)")
+    add("--boost", metavar="SPEC", help="train everything, these layers (3,5 | mid-4 | top-4 | ...) at the rate --boost-lr")
+    add("--boost-lr", type=float, help="their learning rate (default: twice --lr, as in the paper)")
     add("--model", metavar="DIR", help="checkpoint in Hugging Face format (default: the embedded model, made on first use)")
     add("--task", default="math", metavar="TASK", help="math (the embedded arithmetic, default) or a .jsonl file")
     add("--algo", default="grpo", choices=rl.ALGORITHMS, help="default: grpo")
@@ -575,7 +592,13 @@ def parse(argv):
             fail(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least {least}")
     if args.samples > 9:
         fail(f"--samples is {args.samples}; it must be at most 9, so that a problem's outcome is one digit")
-    for name in ("lr", "temperature", "clip"):
+    if args.boost_lr is None:
+        args.boost_lr = 2 * args.lr
+    elif not args.boost:
+        fail("--boost-lr goes with --boost SPEC")
+    if args.boost and (args.layer != "each" or args.find_lr or args.boost.startswith(("full", "base", "norm", "boost"))):
+        fail("--boost names layers, such as 3,5 or top-4, and trains everything: it goes without --layer and --find-lr")
+    for name in ("lr", "boost_lr", "temperature", "clip"):
         if not 0 < getattr(args, name) < float("inf"):
             fail(f"--{name} is {getattr(args, name)}; it must be a number above 0")
     if not 0 <= args.kl < float("inf"):
@@ -596,6 +619,14 @@ def parse(argv):
     return args
 
 
+def resolved(spec, root, num_layers):
+    """A SPEC with "top-K" replaced by the layers it stands for, and layers in order: 5,3 is 3,5."""
+    if spec.startswith("top-") and is_count(spec[4:]):
+        return top_layers(root, int(spec[4:]), num_layers)
+    layers = layers_of(spec, num_layers)
+    return ",".join(map(str, layers)) if layers and spec[0].isdecimal() else spec
+
+
 def top_layers(root, count, num_layers):
     """The `count` layers that scored best alone, on average over the seeds in `root`, as a SPEC such as "3,5"."""
     scores = {}
@@ -614,9 +645,9 @@ def top_layers(root, count, num_layers):
 def runs_of(args, config, root):
     """The runs a command asks for: folder -> settings. ValueError for a --layer that makes no sense for this model."""
     L = config.num_hidden_layers
-    specs = ["base", "full", "norm", *map(str, range(L))] if args.layer == "each" else [args.layer]
-    if args.layer.startswith("top-") and is_count(args.layer[4:]):
-        specs = [top_layers(root, int(args.layer[4:]), L)]
+    specs = ["base", "full", "norm", *map(str, range(L))] if args.layer == "each" else [resolved(args.layer, root, L)]
+    if args.boost:
+        specs = [f"boost-{resolved(args.boost, root, L)}"]
     names = "task algo steps prompts group max_tokens temperature clip kl epochs eval_problems samples quick device"
     shared = {name: getattr(args, name) for name in [*names.split(), "token_budget", "recompute"]}
     shared["model"] = args.model or f"embedded, seed {args.base_seed}, {args.teach_steps} steps"
@@ -624,11 +655,9 @@ def runs_of(args, config, root):
     runs = {}
     for seed in args.seeds:
         for spec in specs:
-            layers = layers_of(spec, L)
-            if layers and spec[0].isdecimal():
-                spec = ",".join(map(str, layers))  # 5,3 is 3,5
             for lr in args.find_lr or [args.lr]:
                 settings = {**shared, "layer": spec, "seed": seed, "lr": lr}
+                settings |= {"boost_lr": args.boost_lr} if args.boost else {}
                 if spec != "base" or seed == args.seeds[0]:  # nothing trains in the base, so no seed matters
                     runs[root / run_name(settings)] = settings
     return runs
