@@ -4,7 +4,7 @@ A `Task` holds two fixed panels of problems (validation, to choose rates on; tes
 problems; its `grade` turns a completion into a reward of 0 or 1. The same seed is the same problems on any machine.
 
     arithmetic     the embedded task, with demonstrations to teach the tiny base model from
-    word_problems  questions with a final answer, from a file in GSM8K's format
+    from_file      questions with a final answer, or programs with tests, from a file such as GSM8K, MATH or MBPP
     Tokenizer      text to tokens and back, and the prompt format a checkpoint was trained with
     math_equal     final answers compared by value
     run_tests      untrusted programs and the tests they pass, in a sandbox
@@ -42,7 +42,7 @@ from tokenizers import models, pre_tokenizers
 @dataclass(frozen=True)
 class Problem:
     prompt: str  # as put to the model, before any chat format
-    answer: str | tuple  # what `grade` compares with
+    answer: str | tuple  # what `grade` compares with; from a file, all answers that are right
 
 
 @dataclass
@@ -204,38 +204,124 @@ def code():
     ))  # fmt: skip
 
 
-# ---------------------------------------------------------------------------------------------------- word problems
+# ---------------------------------------------------------------------------------------------------- problems from a file
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
+FIELDS = (  # of question and answer, as --fields names them; "a.b" is field b of field a
+    "question,answer",  # GSM8K
+    "problem,answer",  # MATH-500, DeepScaleR
+    "problem,solution",  # MATH, NuminaMath-CoT
+    "messages,messages",  # a chat
+    "prompt,reward_model.ground_truth",  # Skywork-OR1
+    "text,test_list",  # MBPP
+    "prompt,test_list",  # MBPP, sanitized
+)
+LONGEST = 100_000  # characters of a field
 
 
-def word_problems(path):
-    """Questions with a final answer from a .jsonl file in GSM8K's format: `question`, and `answer` ending in "#### 42".
-
-    A tenth of the rows, at most 500, chosen by a hash of the question (so not by file order), is the test panel, as many
-    again validation, the rest trains, shuffled anew each epoch. ValueError names the line and field that is wrong.
-    """
-    problems = []
+def read_json(data, path, line=1):
+    """The value of JSON text that starts at this line of a file."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
+        return json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        line += getattr(error, "lineno", 1) - 1 + data.count(b"\n", 0, getattr(error, "start", 0))
+        kind = "UTF-8 text" if isinstance(error, UnicodeDecodeError) else "valid JSON"
+        raise ValueError(f"{path}, line {line}: not {kind}") from None
+
+
+def read_rows(path):
+    """Rows by their place in a .jsonl file, a row a line, or a .json file, a list of rows."""
+    data = Path(path).read_bytes()
+    if Path(path).suffix == ".jsonl":
+        lines = enumerate(data.splitlines(), 1)
+        rows = {f"{path}, line {number}": read_json(line, path, number) for number, line in lines if line.strip()}
+    else:
+        value = read_json(data, path)
+        rows = {f"{path}, row {number}": row for number, row in enumerate(value if isinstance(value, list) else [value], 1)}
+    for place, row in rows.items():
+        if not isinstance(row, dict):
+            raise ValueError(f'{place}: must be an object with named fields, such as {{"question": "...", "answer": "..."}}')
+    return rows
+
+
+def read_text(row, place, field, role):
+    """The text in a field; of a chat, what `role` says last."""
+    text = row
+    for name in field.split("."):
+        text = text.get(name) if isinstance(text, dict) else None
+    if isinstance(text, list):
+        text = next((turn.get("content") for turn in text[::-1] if isinstance(turn, dict) and turn.get("role") == role), None)
+    if not isinstance(text, str) or not text.strip() or len(text) > LONGEST or re.search("[\ud800-\udfff]", text):
+        state = "is missing" if text is None else "is empty, too long or no text"
+        raise ValueError(f'{place}: field "{field}" {state}; it must be Unicode text of at most {LONGEST:,} characters')
+    return text.strip()
+
+
+def read_question(row, place, question, answer):
+    """A question with its right answers: "42", any of '["42", "6 \\cdot 7"]', or the end of a solution, "... #### 42"."""
+    prompt, text = f"{read_text(row, place, question, 'user')}\n{INSTRUCTION}", read_text(row, place, answer, "assistant")
+    if re.search(r"####|\\(?:boxed|fbox)", text):
+        return Problem(prompt, (extract_answer(text),))
+    if answer in ("solution", "messages"):  # a proof: the last number in it is no answer
+        return Problem(prompt, ())
+    several = read_json(text.encode(), f"{place}, {answer}") if re.match(r'\[\s*"', text) else [text]
+    return Problem(prompt, tuple(map(str, several)))
+
+
+def grade_answer(problem, text):
+    found = extract_answer(text)
+    return float(any(math_equal(found, answer) for answer in problem.answer)), found
+
+
+def read_program(row, place, question, tests):
+    """A program to write. The prompt shows one test, for the name: answers known by heart then fail the others."""
+    code = []
+    for field in (tests, "challenge_test_list", "test_imports", "test_setup_code"):
+        texts, kind = row.get(field) or [], "a list of asserts" if field.endswith("list") else "statements"
+        code.append([texts] if isinstance(texts, str) else texts)
         try:
-            row = json.loads(line)
-        except ValueError:
-            raise ValueError(f"{path}, line {number}: not valid JSON") from None
-        for name in ("question", "answer"):
-            if not isinstance(row, dict) or not isinstance(row.get(name), str) or not row[name].strip():
-                raise ValueError(f'{path}, line {number}: field "{name}" is missing or empty; GSM8K\'s format has text there')
-        answer = extract_answer(row["answer"])
-        if answer is None:
-            raise ValueError(f'{path}, line {number}: field "answer" holds no final answer, such as "#### 42"')
-        problems.append(Problem(f"{row['question'].strip()}\n{INSTRUCTION}", answer))
-    problems.sort(key=lambda p: (hashlib.sha256(p.prompt.encode()).digest(), p.answer))
-    problems = list({p.prompt: p for p in problems}.values())  # a question once, or it could be in training and test
+            if len("".join(code[-1])) > LONGEST or not code[0]:
+                raise ValueError
+            for text in code[-1]:
+                read_test(text, TRUSTED) if field.endswith("list") else ast.parse(text)
+        except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+            raise ValueError(f'{place}: field "{field}" must be {kind} in Python, of at most {LONGEST:,} characters') from None
+    tests, setup = [*code[0], *code[1]], "\n".join([*code[2], *code[3]])
+    sentence, shown = read_text(row, place, question, "user"), f"{setup}\n{tests[0]}".strip()
+    prompt = f"{sentence}\nYour code should pass tests such as:\n```python\n{shown}\n```\nWrite it in one ```python block."
+    return Problem(prompt, (*tests, setup))
+
+
+def grade_program(problem, text):
+    (*tests, setup), (_, fence, fenced) = problem.answer, text.rpartition("```python")
+    program = (fenced.partition("```")[0] if fence else text).strip()
+    passed, total = run_tests(program, tests, setup=setup)
+    return float(passed == total), program
+
+
+def from_file(path, fields=None):
+    """Questions with final answers, or programs with tests, from a file. Its first row tells the format, unless `fields` do.
+
+    A tenth of the problems, at most 500, chosen by a hash of the prompt (so not by file order), is the test panel, as many
+    again validation, the rest trains, shuffled anew each epoch. A question without a final answer, or with two that differ,
+    is left out, as no reward for it can be right. ValueError names the line and field that is wrong.
+    """
+    rows = read_rows(path)
+    place, first = next(iter(rows.items()), (path, ("question", "answer")))  # no rows are no problems in any format
+    known = [pair for pair in FIELDS if {name.partition(".")[0] for name in pair.split(",")} <= set(first)]
+    if not fields and not known:
+        raise ValueError(f"{place}: no fields {' or '.join(FIELDS)}; --fields QUESTION,ANSWER names others")
+    question, answer = (fields or known[0]).split(",")
+    read, grade = (read_program, grade_program) if answer == "test_list" else (read_question, grade_answer)
+    problems = [read(row, place, question, answer) for place, row in rows.items()]
+    answers, unfit = {}, {}  # (programs with one prompt never differ: they share the test in it)
+    for place, p in zip(rows, problems):
+        if not any(math_equal(a, b) for a in p.answer for b in answers.setdefault(p.prompt, p.answer)):
+            unfit.setdefault(p.prompt, place)
+    if unfit:
+        print(f"left out {len(unfit)} questions with no final answer or two that differ; the first: {next(iter(unfit.values()))}")
+    once = {p.prompt: p for p in sorted(problems, key=lambda p: str(p.answer)) if p.prompt not in unfit}
+    problems = sorted(once.values(), key=lambda p: hashlib.sha256(p.prompt.encode()).digest())
     n = min(500, len(problems) // 10)
     if n == 0:
         raise ValueError(f"{path}: {len(problems)} different problems; at least 10 are needed to train, validate and test on")
@@ -250,24 +336,23 @@ def word_problems(path):
             chosen.append(order[place])
         return chosen
 
-    def grade(problem, text):
-        found = extract_answer(text)
-        return float(found is not None and math_equal(found, problem.answer)), found
-
     return Task(validation, test, draw, grade, train=tuple(train))
 
 
-def load_task(spec, embedded=True):
-    """The task named on the command line: "math", "code", "household", or a path to a .jsonl file."""
+def load_task(spec, embedded=True, fields=None):
+    """The task named on the command line: "math", "code", "household", or a file of problems, with `fields` if not in FIELDS."""
+    file = Path(spec).suffix in (".json", ".jsonl")
+    if fields is not None and not (file and re.fullmatch("[^,]+,[^,]+", fields)):
+        raise ValueError(f"--fields {fields}: must be two names, such as question,answer, and --task a .jsonl or .json file")
+    if file:
+        return from_file(spec, fields)
     if spec in ("math", "code"):
         if not embedded:
             raise ValueError(f"--task {spec} is for the embedded model; a checkpoint wants a file of problems, or household")
         return arithmetic() if spec == "math" else code()
     if spec == "household":
         return household(english=not embedded)
-    if Path(spec).suffix == ".jsonl":
-        return word_problems(spec)
-    raise ValueError(f"--task {spec}: unknown; it must be math, code, household, or a .jsonl file in GSM8K's format")
+    raise ValueError(f"--task {spec}: unknown; it must be math, code, household, or a .jsonl or .json file of problems")
 
 
 # ---------------------------------------------------------------------------------------------------- prompts and tokens

@@ -542,7 +542,8 @@ def parse(argv):
     add("--boost", metavar="SPEC", help="train everything, these layers (3,5 | mid-4 | top-4 | ...) at the rate --boost-lr")
     add("--boost-lr", type=float, help="their learning rate (default: twice --lr, as in the paper)")
     add("--model", metavar="DIR", help="checkpoint in Hugging Face format (default: the embedded model, made on first use)")
-    add("--task", default="math", metavar="TASK", help="math (the embedded arithmetic, default) or a .jsonl file")
+    add("--task", default="math", metavar="TASK", help="math (default), code, household, or a .jsonl or .json file of problems")
+    add("--fields", metavar="Q,A", help="names of the question and answer fields of a --task file whose format is not known")
     add("--algo", default="grpo", choices=rl.ALGORITHMS, help="default: grpo")
     add("--runs", default="runs", metavar="DIR", help="folder for the runs (default: runs)")
     add("--seeds", default=None, metavar="0,1,2", help="one run per seed (default 0,1,2 for the embedded model, else 0)")
@@ -582,7 +583,7 @@ def parse(argv):
         args.device = "cuda" if torch.cuda.is_available() and not embedded else "cpu"
     if args.model:  # recorded under one name, from wherever it was typed
         args.model = str(Path(args.model).resolve())
-    if args.task.endswith(".jsonl"):
+    if args.task.endswith((".json", ".jsonl")):
         args.task = str(Path(args.task).resolve())
     if args.eval_problems is None:
         args.eval_problems = 8 * args.prompts  # a short trial is evaluated shortly
@@ -651,6 +652,7 @@ def runs_of(args, config, root):
     names = "task algo steps prompts group max_tokens temperature clip kl epochs eval_problems samples quick device"
     shared = {name: getattr(args, name) for name in [*names.split(), "token_budget", "recompute"]}
     shared["model"] = args.model or f"embedded, seed {args.base_seed}, {args.teach_steps} steps"
+    shared |= {"fields": args.fields} if args.fields else {}
     shared |= {"num_layers": L, "warmup": 5, "panel": "validation" if args.find_lr else "test"}
     runs = {}
     for seed in args.seeds:
@@ -702,7 +704,7 @@ def main(argv=None):
         if args.merge:
             merge(args.merge, args.out, args.model)
             return print(f"written: {args.out}")
-        task = tasks.load_task(args.task, embedded or args.plan)
+        task = tasks.load_task(args.task, embedded or args.plan, args.fields)
         args.eval_problems = min(args.eval_problems, len(task.test))
         if args.plan:
             config = EMBEDDED_CONFIG if embedded else Config.from_hf(read_json(path / "config.json"))

@@ -149,7 +149,7 @@ def test_a_run_carries_on_from_its_checkpoint_bit_for_bit(runs, command, given, 
         return draw(seed, step, n)
 
     task.draw = interrupted
-    monkeypatch.setattr(tasks, "load_task", lambda spec, embedded: task)
+    monkeypatch.setattr(tasks, "load_task", lambda *_: task)
     with pytest.raises(KeyboardInterrupt):
         train.main(command(other, "--layer", layer))
     assert not list(other.glob("*/eval.json")) and len(list(other.glob("*/checkpoint.safetensors"))) == 1
@@ -269,6 +269,37 @@ def test_a_run_whose_numbers_go_wrong_does_not_stop_the_sweep(runs, command, mon
     train.main(command(runs.parent / "other", "--layer", "1", "--seeds", "1"))
     for name in ("metrics.jsonl", "eval.json", "layer.safetensors"):  # the failed run left nothing behind in the model
         assert (runs / "layer-1-seed-1" / name).read_bytes() == (runs.parent / "other" / "layer-1-seed-1" / name).read_bytes()
+
+
+def test_a_list_of_rows_with_fields_named(runs, command, given, tmp_path, capsys):
+    """Either pair of fields would do, and a run's folder remembers which it was."""
+    rows = [{"q": f"add {a} {b} =", "r": f"add {b} {a} =", "sum": str((a + b) % 10)} for a in range(20) for b in range(10)]
+    (tmp_path / "sums.json").write_text(json.dumps(rows))
+    named = command(runs, "--layer", "1", "--steps", "1", "--task", str(tmp_path / "sums.json"))
+    train.main([*named, "--fields", "q,sum"])
+    assert json.loads((runs / "layer-1-seed-0" / "config.json").read_text())["settings"]["fields"] == "q,sum"
+    assert "fields = 'q,sum'" in refused(capsys, *named, "--fields", "r,sum")
+    assert "sums.json, row 1" in refused(capsys, *named) and "--fields" in refused(capsys, *named, "--fields", "q")
+
+
+def test_programs_from_a_file_are_written_run_and_recorded(runs, tmp_path):
+    """A model that was shown one program of two: the one that passes all tests earns, and texts of both are kept."""
+    rows = [{"text": f"Number {i}.", "code": "", "test_list": ["assert f(1) == 1", "assert f(2) == 4"]} for i in range(40)]
+    (tmp_path / "mbpp.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task, base = tasks.load_task(str(tmp_path / "mbpp.jsonl")), tmp_path / "base"
+    split = tasks.embedded_tokenizer([]).pre_tokenizer.pre_tokenize_str
+    programs = ["```python def f(x): return x", "```python def f(x): return x * x"]
+    words = [
+        word for text in [p.prompt for p in (*task.train, *task.validation, *task.test)] + programs for word, _ in split(text)
+    ]
+    task.vocabulary = tuple(dict.fromkeys(words))
+    task.demonstrate = lambda rng: [(rng.choice(task.train).prompt, rng.choice(programs))]
+    train.teach_base(base, task, {"seed": 0, "steps": 40, "batch": 8})
+    options = f"--steps 1 --prompts 2 --group 4 --max-tokens 12 --eval-problems 4 --seeds 0 --layer 3 --runs {runs}"
+    train.main(["--model", str(base), "--task", str(tmp_path / "mbpp.jsonl"), *options.split()])
+    found = json.loads((runs / "layer-3-seed-0" / "eval.json").read_text())
+    wrong, right = ([answers.count(p.removeprefix("```python ")) for answers in found["answers"]] for p in programs)
+    assert "".join(map(str, right)) == found["right"] and sum(right) > 0 and sum(wrong) > 0
 
 
 def test_settings_are_never_mixed(runs, command, capsys):
