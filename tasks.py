@@ -1,9 +1,11 @@
 """What is asked and what it earns: problems, prompts, graders.
 
-A `Task` holds two fixed panels of problems (validation, to choose rates on; test, to report) and draws any number of training
-problems; its `grade` turns a completion into a reward of 0 or 1. The same seed is the same problems on any machine.
+A `Task` holds two fixed panels of problems (validation, to choose rates on; test, to report), draws any number of training
+problems, and starts a problem as an episode: a question of one turn, whose `grade` is 0 or 1, or a world in which an agent acts.
+The same seed is the same problems on any machine.
 
-    arithmetic     the embedded task, with demonstrations to teach the tiny base model from
+    arithmetic     embedded tasks for math and, below it, for ...
+    code           ... programs, with demonstrations to teach a tiny base model from; `household` is the third
     from_file      questions with a final answer, or programs with tests, from a file such as GSM8K, MATH or MBPP
     Tokenizer      text to tokens and back, and the prompt format a checkpoint was trained with
     math_equal     final answers compared by value
@@ -476,25 +478,10 @@ def extract_answer(text: str) -> str | None:
     return re.sub(r"[\\$]", "", numbers[-1]) if numbers else None
 
 
-_UNICODE = str.maketrans(
-    {
-        "−": "-",
-        "–": "-",
-        "π": r"\pi ",
-        "√": r"\sqrt ",
-        "∞": r"\infty ",
-        "∪": r"\cup ",
-        "±": r"\pm ",
-        "×": "*",
-        "·": "*",
-        "÷": "/",
-        "≤": r"\le ",
-        "≥": r"\ge ",
-        "°": "",
-        "²": "^2",
-        "³": "^3",
-    }
-)
+_UNICODE = str.maketrans({
+    "−": "-", "–": "-", "π": r"\pi ", "√": r"\sqrt ", "∞": r"\infty ", "∪": r"\cup ", "±": r"\pm ", "×": "*", "·": "*", "÷": "/",
+    "≤": r"\le ", "≥": r"\ge ", "°": "", "²": "^2", "³": "^3",
+})  # fmt: skip
 _TEXT = r"\\(?:text|textbf|textrm|textit|mbox|mathrm|mathbf) ?\{([^{}]*)\}"
 _REWRITES = [
     (re.compile(pattern), replacement)
@@ -547,15 +534,9 @@ _STOP = "", ",", ";", "+", "-", r"\pm", r"\mp", ")", "]", "}", r"\}", ">"
 _CONSTANTS = {r"\pi": math.pi, "e": math.e, "i": 1j, r"\infty": math.inf}
 _GREEK = r"\alpha", r"\beta", r"\gamma", r"\theta", r"\lambda", r"\mu", r"\phi", r"\varphi", r"\omega"
 _FUNCTIONS = {
-    r"\sin": cmath.sin,
-    r"\cos": cmath.cos,
-    r"\tan": cmath.tan,
-    r"\cot": lambda x: 1 / cmath.tan(x),
-    r"\sec": lambda x: 1 / cmath.cos(x),
-    r"\csc": lambda x: 1 / cmath.sin(x),
-    r"\log": cmath.log10,
-    r"\ln": cmath.log,
-}
+    r"\sin": cmath.sin, r"\cos": cmath.cos, r"\tan": cmath.tan, r"\log": cmath.log10, r"\ln": cmath.log,
+    r"\cot": lambda x: 1 / cmath.tan(x), r"\sec": lambda x: 1 / cmath.cos(x), r"\csc": lambda x: 1 / cmath.sin(x),
+}  # fmt: skip
 
 
 def _number(value, exponent=1):
@@ -713,22 +694,10 @@ def math_equal(prediction: str | None, answer: str | None) -> bool:
 # What a locked-in program may ask of the kernel: (number on x86_64, on aarch64). Nothing here opens, connects to, starts or
 # signals anything, so paths, /proc, sockets, forks and threads need no rules of their own.
 SYSCALLS = dict(
-    read=(0, 63),
-    write=(1, 64),
-    mmap=(9, 222),
-    mprotect=(10, 226),
-    munmap=(11, 215),
-    brk=(12, 214),
-    mremap=(25, 216),
-    madvise=(28, 233),
-    futex=(202, 98),
-    getrandom=(318, 278),
-    clock_gettime=(228, 113),
-    nanosleep=(35, 101),
-    clock_nanosleep=(230, 115),
-    exit=(60, 93),
-    exit_group=(231, 94),
-)
+    read=(0, 63), write=(1, 64), mmap=(9, 222), mprotect=(10, 226), munmap=(11, 215), brk=(12, 214), mremap=(25, 216),
+    madvise=(28, 233), futex=(202, 98), getrandom=(318, 278), clock_gettime=(228, 113), nanosleep=(35, 101),
+    clock_nanosleep=(230, 115), exit=(60, 93), exit_group=(231, 94),
+)  # fmt: skip
 # No file can be read after the lock, so the child first imports the modules that its texts mention: any of these, ...
 MODULES = set(
     """__future__ abc array base64 binascii bisect builtins calendar cmath codecs collections contextlib copy csv
@@ -860,14 +829,9 @@ def run_child(texts, steps, timeout, memory_mb) -> list:
     job = modules, texts, steps, LIMIT, FILTER, memory_mb << 20, int(timeout) + 1, LIMIT * (len(steps) + 1)
     with tempfile.TemporaryFile() as report:  # not a pipe: a file has a size limit, and nobody has to keep reading it
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", CHILD],
-            stdin=subprocess.PIPE,
-            stdout=report,
-            stderr=subprocess.DEVNULL,
-            env={},
-            cwd="/",
-            start_new_session=True,
-        )
+            [sys.executable, "-I", "-S", "-c", CHILD], stdin=subprocess.PIPE, stdout=report, stderr=subprocess.DEVNULL,
+            env={}, cwd="/", start_new_session=True,
+        )  # fmt: skip
         alarm = threading.Timer(timeout, process.kill)  # (wait(timeout=...) would poll, and be late by milliseconds)
         alarm.start()
         process.communicate(marshal.dumps(job))  # until the child has ended; what it had time to report counts
