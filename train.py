@@ -538,7 +538,9 @@ def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.error = fail
     add = parser.add_argument
-    add("--layer", default="each", metavar="SPEC", help="5 | 3,5 | full | norm | base | mid-4 | top-4 | random-4 | each (default)")
+    add(
+        "--layer", default="each", metavar="SPEC", help="5 | 3,5 | full | norm | base | mid-4 | top-4 | random-4 | each (default)"
+    )
     add("--boost", metavar="SPEC", help="train everything, these layers (3,5 | mid-4 | top-4 | ...) at the rate --boost-lr")
     add("--boost-lr", type=float, help="their learning rate (default: twice --lr, as in the paper)")
     add("--model", metavar="DIR", help="checkpoint in Hugging Face format (default: the embedded model, made on first use)")
@@ -601,7 +603,7 @@ def parse(argv):
         fail("--boost names layers, such as 3,5 or top-4, and trains everything: it goes without --layer and --find-lr")
     for name in ("lr", "boost_lr", "temperature", "clip"):
         if not 0 < getattr(args, name) < float("inf"):
-            fail(f"--{name} is {getattr(args, name)}; it must be a number above 0")
+            fail(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be a number above 0")
     if not 0 <= args.kl < float("inf"):
         fail(f"--kl is {args.kl}; it must be 0 or above")
     if bool(args.merge) != bool(args.out):

@@ -15,6 +15,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+import rl
 import tasks
 import train
 
@@ -105,6 +106,32 @@ def test_a_sweep_leaves_a_folder_for_each_run(runs, command, given):
         assert [line["step"] for line in lines] == [1, 2, 3, 4] and lines[0]["logprob_gap"] < 1e-4
         config = json.loads((runs / run / "config.json").read_text())
         assert config["settings"]["steps"] == 4 and config["versions"]["torch"] == torch.__version__
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory):
+    """A base for each embedded task, taught for so short that it can be told apart from nothing."""
+    return tmp_path_factory.mktemp("bases")
+
+
+@pytest.mark.parametrize("algo", rl.ALGORITHMS)
+@pytest.mark.parametrize("task", train.EMBEDDED)
+def test_every_algorithm_runs_on_every_embedded_task(bases, tmp_path, monkeypatch, task, algo):
+    """From the command line, the teaching of the base included; what trains moves, and the run is scored."""
+    monkeypatch.setitem(train.EMBEDDED, task, {**train.EMBEDDED[task], "teach_steps": 30, "teach_batch": 32})
+    runs = tmp_path / "runs"
+    if (bases / task).exists():
+        shutil.copytree(bases / task, runs / "base")
+    options = "--steps 2 --prompts 2 --group 4 --eval-problems 4 --samples 2 --jobs 1 --seeds 0 --lr 1e-2 --kl 0.1 --epochs 2"
+    train.main(["--task", task, "--algo", algo, "--layer", "3", "--runs", str(runs), *options.split()])
+    if not (bases / task).exists():
+        shutil.copytree(runs / "base", bases / task)
+    lines = [json.loads(line) for line in (runs / "layer-3-seed-0/metrics.jsonl").read_text().splitlines()]
+    found = json.loads((runs / "layer-3-seed-0/eval.json").read_text())
+    assert len(lines) == 2 and len(found["right"]) == 4 and len(found["lengths"]) == 8 and set(found["change"]) == {"3"}
+    assert lines[0]["logprob_gap"] < 1e-4 and all(line["turns"] == 1 or task == "household" for line in lines)
+    if task == "household":  # where fines tell episodes apart even when none is solved
+        assert lines[0]["turns"] > 5 and found["change"]["3"] > 0 and found["score"] < 0.5
 
 
 def test_runs_of_one_sweep_do_not_touch_each_other(runs, command, tmp_path):
@@ -200,6 +227,24 @@ def test_top_k_takes_the_best_layers_of_the_sweep(runs, command):
     assert (runs / "layer-2,3,7-seed-0" / "eval.json").exists()
 
 
+def test_boosted_layers_move_further(runs, command):
+    """All train; Adam's first step is the learning rate, so a layer at five times the rate moves five times as far."""
+    train.main(command(runs, "--boost", "3,5", "--boost-lr", "5e-3", "--steps", "1"))
+    train.main(command(runs, "--layer", "full", "--steps", "1"))
+    boosted, plain = (json.loads((runs / f"{name}-seed-0/eval.json").read_text())["change"] for name in ("boost-3,5", "full"))
+    for part, far in plain.items():
+        assert boosted[part] == pytest.approx((5 if part in "35" else 1) * far, rel=1e-3)
+
+
+def test_random_layers_differ_between_seeds(runs, command):
+    drawn = {tuple(train.layers_of("random-3", 8, seed)) for seed in range(20)}
+    assert len(drawn) > 10 and all(len(set(layers)) == 3 and set(layers) <= set(range(8)) for layers in drawn)
+    train.main(command(runs, "--layer", "random-3", "--seeds", "0,1"))
+    for seed in (0, 1):
+        tensors = load_file(runs / f"random-3-seed-{seed}" / "layer.safetensors")
+        assert {int(name.split(".")[2]) for name in tensors} == set(train.layers_of("random-3", 8, seed))
+
+
 @pytest.mark.parametrize(
     "spec, layers",
     [
@@ -210,6 +255,8 @@ def test_top_k_takes_the_best_layers_of_the_sweep(runs, command):
         ("mid-2", [3, 4]),
         ("mid-3", [2, 3, 4]),
         ("mid-8", [*range(8)]),
+        ("boost-3,5", [3, 5]),
+        ("random-8", [*range(8)]),
     ],
 )
 def test_layer_specifications(spec, layers):
@@ -232,7 +279,8 @@ REFUSED = [
     (["--seeds", "1,1"], "--seeds"), (["--seeds=-1"], "--seeds"), (["--task", "sums"], "--task"), (["--task", "nowhere.jsonl"], "nowhere.jsonl"),
     (["--model", "nowhere"], "nowhere"), (["--model", "nowhere", "--quick"], "--quick"), (["--device", "tpu"], "--device"),
     (["--find-lr", "1e-3", "--layer", "3"], "--find-lr"), (["--layer", "full", "--find-lr", "x"], "--find-lr"), (["--jobs", "0"], "--jobs"),
-    (["--unknown"], "--unknown"), (["--layer", "full", "--find-lr", "nan"], "--find-lr"), (["--seeds", "9" * 20], "--seeds"), (["--max-tokens", "600"], "context"),
+    (["--unknown"], "--unknown"), (["--boost", "9"], "--layer 9"), (["--boost", "full"], "--boost"), (["--boost-lr", "1"], "--boost"),
+    (["--boost", "3", "--layer", "3"], "--boost"), (["--boost", "3", "--boost-lr", "-1"], "--boost-lr"), (["--layer", "full", "--find-lr", "nan"], "--find-lr"), (["--seeds", "9" * 20], "--seeds"), (["--max-tokens", "600"], "context"),
 ]  # fmt: skip
 
 
