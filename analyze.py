@@ -258,6 +258,23 @@ def align(lines):
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
 
 
+def format_curves(sweeps):
+    """Several sweeps side by side as text: scores of base and full training, C(k) [95 % interval] of all else."""
+    names = {row["layer"]: None for _, rows, *_ in sweeps.values() for row in rows}  # in order, once
+    lines = [["", *sweeps]]
+    for name in sorted(names, key=lambda name: (name.isdecimal(), int(name) if name.isdecimal() else 0)):
+        cells = []
+        for _, rows, *_ in sweeps.values():
+            row = next((row for row in rows if row["layer"] == name), {"score": None, "contribution": None})
+            if name in ("base", "full"):
+                cells.append("-" if row["score"] is None else f"{row['score']:.3f} ± {row['score_se']:.3f}")
+            else:
+                c = row["contribution"]
+                cells.append("-" if c is None else f"{c:.2f} [{row['low']:.2f}, {row['high']:.2f}]")
+        lines.append([f"S {name}" if name in ("base", "full") else f"C {name}", *cells])
+    return align(lines)
+
+
 def format_pairs(pairs):
     """The table of `compare` as text."""
     lines = [["rank agreement of C(k)", "layers", "Spearman [95 % interval]", "p", "Pearson [95 % interval]", "p"]]
@@ -415,12 +432,13 @@ def main(argv=None):
         for folder in args.runs:
             settings, runs, notes = read_runs(folder)
             name = Path(folder).resolve().name
-            sweeps[name if name not in sweeps else folder] = settings, *summarize(settings, runs)
+            rows, draws, layers = summarize(settings, runs)
+            sweeps[name if name not in sweeps else folder] = settings, rows, draws, layers
             for note in notes:
                 print(f"left out of {folder}: {note}")
         out.mkdir(parents=True, exist_ok=True)
         if len(sweeps) == 1:
-            write_sweep(out, settings, runs, next(iter(sweeps.values()))[1])
+            write_sweep(out, settings, runs, rows)
         else:
             written = ["curves.svg", "curves.json"]
             pairs = compare(sweeps)
@@ -429,17 +447,11 @@ def main(argv=None):
             (out / "curves.json").write_text(json.dumps({"sweeps": curves, "pairs": pairs}, indent=1) + "\n", encoding="utf-8")
     except (ValueError, OSError) as error:
         fail(error)
+    print((format_table(rows) if len(sweeps) == 1 else format_curves(sweeps)) + "\n")
     for name, (settings, rows, draws, layers) in sweeps.items():
-        if len(sweeps) > 1:
-            print(
-                f"{name}: --task {settings['task']} --algo {settings['algo']} --steps {settings['steps']} --lr {settings['lr']:g}\n"
-            )
-        print(format_table(rows))
-        print()
-        print(findings(settings, rows, draws, layers))
+        print(f"{name}: " * (len(sweeps) > 1) + findings(settings, rows, draws, layers) + "\n")
         if settings.get("quick"):
-            print("This was --quick, a smoke test: too short for its figures to mean much.")
-        print()
+            print("This was --quick, a smoke test: too short for its figures to mean much.\n")
     if len(sweeps) > 1:
         print(format_pairs(pairs) + "\n")
     print(f"written: {', '.join(str(out / name) for name in written)}")
