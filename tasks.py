@@ -1097,7 +1097,7 @@ def read_action(text):
     return text.strip().rpartition("\n")[2].strip(" \t\"'`*.")
 
 
-PLAYERS = {"right": 0.2, "wanders": 0.2, "forgets the middle": 0.3, "wrong thing": 0.3}  # of those who show the base a house
+PLAYERS = {"right": 0.3, "wanders": 0.1, "forgets the middle": 0.3, "wrong thing": 0.3}  # of those who show the base a house
 
 
 def demonstrate_episode(rng):
@@ -1114,7 +1114,7 @@ def demonstrate_episode(rng):
         mind.type = "put"  # no treatment, no lamp, no second thing
     pairs = []
     while not mind.done:
-        wander = habit == "wanders" and rng.random() < 0.8
+        wander = habit == "wanders" and rng.random() < 0.5
         action = rng.choice(env.admissible) if wander else mind.oracle()
         pairs.append((env.prompt, action))
         env.step(action)
