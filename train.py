@@ -47,7 +47,7 @@ from model import Config, Transformer, read_json
 EMBEDDED = {  # for each of the tasks that the embedded model is taught; the last two are the steps and the batch of teaching
     "math": dict(steps=120, lr=5e-4, prompts=32, group=16, max_tokens=6, eval_problems=1000, teach_steps=700, teach_batch=256),
     "code": dict(steps=120, lr=5e-4, prompts=32, group=16, max_tokens=12, eval_problems=500, teach_steps=600, teach_batch=256),
-    "household": dict(steps=50, lr=1e-3, prompts=8, group=8, max_tokens=4, eval_problems=200, teach_steps=700, teach_batch=128),
+    "household": dict(steps=50, lr=5e-4, prompts=8, group=8, max_tokens=4, eval_problems=200, teach_steps=700, teach_batch=128),
 }
 QUICK = {  # a smoke test of each
     "math": dict(steps=40, eval_problems=300, teach_steps=550),
