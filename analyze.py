@@ -14,13 +14,16 @@ it too narrow: three say little about the fourth.
 
 import argparse
 import csv
+import io
 import json
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 
 DRAWS = 2000
+DAMAGED = (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError)  # what reading a file may end in
 
 
 # ---------------------------------------------------------------------------------------------------- reading
@@ -32,45 +35,65 @@ def read_runs(folder):
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; it should hold the runs of train.py")
     settings, runs, notes = None, [], []
-    for path in sorted(folder.glob("*/config.json")):
+    for path in sorted({path.parent for name in ("config", "eval") for path in folder.glob(f"*/{name}.json")}):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if "settings" not in content:
+            content = json.loads((path / "config.json").read_text(encoding="utf-8"))
+            finished = (path / "eval.json").exists()
+            if not finished and isinstance(content, dict) and "settings" not in content:
                 continue  # a model's configuration: the base lives here too
             this = dict(content["settings"])
             layer, seed = this.pop("layer"), this.pop("seed")
             this.pop("boost_lr", None)
             if this["panel"] != "test":
                 continue
-            if not (path.parent / "eval.json").exists():
-                notes.append(f"{path.parent.name} is not finished")
+            if not finished:
+                notes.append(f"{path.name} is not finished")
                 continue
-            found = json.loads((path.parent / "eval.json").read_text(encoding="utf-8"))
+            if runs and this != settings:
+                name = next(name for name in {**this, **settings} if this.get(name) != settings.get(name))
+                notes.append(f"{path.name} was made with {name} = {this.get(name)!r}, not {settings.get(name)!r}")
+                continue
+            found = json.loads((path / "eval.json").read_text(encoding="utf-8"))
             run = {name: found[name] for name in ("right", "greedy", "samples", "length", "truncated", "before")}
-            if set(run["right"]) - set("0123456789") or len(run["right"]) != len(run["greedy"]) or not run["right"]:
-                raise ValueError("outcomes are damaged")
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-            notes.append(f"{path.parent.name} cannot be read ({type(error).__name__}: {error})")
-            continue
-        settings = settings or this
-        if this != settings:
-            name = next(name for name in {**this, **settings} if this.get(name) != settings.get(name))
-            notes.append(f"{path.parent.name} was made with {name} = {this.get(name)!r}, not {settings.get(name)!r}")
-            continue
-        runs.append({"layer": layer, "seed": seed, **run})
+            runs.append(checked({"layer": layer, "seed": seed, **run}, this, runs))
+            settings = this
+        except DAMAGED as error:
+            notes.append(f"{path.name} cannot be read ({type(error).__name__}: {error})")
     if not runs and (folder / "contribution.json").exists():
         try:
             record = json.loads((folder / "contribution.json").read_text(encoding="utf-8"))
-            if not record["runs"]:
+            for run in record["runs"]:
+                runs.append(checked(run, record["settings"], runs))
+            if not runs:
                 raise ValueError("no runs in it")
-            return record["settings"], record["runs"], []
-        except (ValueError, KeyError, TypeError) as error:
+            return record["settings"], runs, []
+        except DAMAGED as error:
             raise ValueError(f"{folder / 'contribution.json'}: damaged ({error})") from None
     if not runs:
         raise ValueError(
             f"{folder}: no finished run" + "".join(f"; {note}" for note in notes) + "; python train.py --layer each makes them"
         )
     return settings, runs, notes
+
+
+def checked(run, settings, others):
+    """`run`, if figures can be computed from it and the `others`; an exception, one of DAMAGED, says what is wrong with it."""
+    n, L, digits = len(run["right"]), settings["num_layers"], "0123456789"[: run["samples"] + 1]
+    outcomes = [run, *run["before"].values()]
+    fine = {
+        "num_layers": isinstance(L, int) and 0 < L < 10_000,
+        "layer": re.fullmatch("[a-z0-9,-]+", run["layer"]) and not (run["layer"].isdecimal() and int(run["layer"]) >= L),
+        "seed": isinstance(run["seed"], int) and all((run["layer"], run["seed"]) != (o["layer"], o["seed"]) for o in others),
+        "samples": 0 < run["samples"] < 10,
+        "right": n > 0 and all(len(o["right"]) == n and set(o["right"]) <= set(digits) for o in outcomes + others),
+        "greedy": all(len(o["greedy"]) == n and set(o["greedy"]) <= {"0", "1"} for o in outcomes),
+        "before": all(re.fullmatch("[0-9]{1,9}", point) for point in run["before"]),
+        "length": 0 <= run["length"] < 1e9,
+        "truncated": 0 <= run["truncated"] <= 1,
+    }
+    if wrong := [name for name in fine if not fine[name]]:
+        raise ValueError(f"{', '.join(wrong)}: damaged, or at odds with another run")
+    return run
 
 
 def outcomes(runs, layers, what="right", point=None):
@@ -402,22 +425,29 @@ def draw_curves(sweeps):
     return picture(panel(52, 810, "Layer contribution C(k)", ticks, curves))
 
 
+def plain(text):
+    """One line without control characters: what a file or its name holds must not steer the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))
+
+
 def fail(message):
     """The end of a command that cannot be done: one line, exit status 2."""
-    print(f"analyze.py: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"analyze.py: {plain(message)}", file=sys.stderr)
     sys.exit(2)
 
 
-def write_sweep(out, settings, runs, rows):
-    """contribution.csv, contribution.json and contribution.svg of one sweep."""
-    with open(out / "contribution.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def sweep_files(settings, runs, rows):
+    """What is written of one sweep: name -> text. The .json holds all that is needed to write the three again."""
     record = ",\n".join(json.dumps(run) for run in runs)
     head = json.dumps({"settings": settings, "rows": rows}, indent=1)[:-2]
-    (out / "contribution.json").write_text(f'{head},\n "runs": [\n{record}\n]}}\n', encoding="utf-8")
-    (out / "contribution.svg").write_text(draw_curve(rows, settings), encoding="utf-8")
+    table = io.StringIO()
+    writer = csv.DictWriter(table, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return {
+        "contribution.svg": draw_curve(rows, settings), "contribution.csv": table.getvalue(),
+        "contribution.json": f'{head},\n "runs": [\n{record}\n]}}\n',
+    }  # fmt: skip
 
 
 def main(argv=None):
@@ -427,7 +457,7 @@ def main(argv=None):
     parser.add_argument("--out", default=".", metavar="DIR", help="where the files go (default: here)")
     args = parser.parse_args(argv)
     out, sweeps = Path(args.out), {}
-    written = ["contribution.svg", "contribution.csv", "contribution.json"]
+    files = {}
     try:
         for folder in args.runs:
             settings, runs, notes = read_runs(folder)
@@ -435,17 +465,22 @@ def main(argv=None):
             rows, draws, layers = summarize(settings, runs)
             sweeps[name if name not in sweeps else folder] = settings, rows, draws, layers
             for note in notes:
-                print(f"left out of {folder}: {note}")
-        out.mkdir(parents=True, exist_ok=True)
+                print(f"left out of {plain(folder)}: {plain(note)}")
         if len(sweeps) == 1:
-            write_sweep(out, settings, runs, rows)
+            files = sweep_files(settings, runs, rows)
         else:
-            written = ["curves.svg", "curves.json"]
             pairs = compare(sweeps)
-            (out / "curves.svg").write_text(draw_curves(sweeps), encoding="utf-8")
             curves = {name: {"settings": sweep[0], "rows": sweep[1]} for name, sweep in sweeps.items()}
-            (out / "curves.json").write_text(json.dumps({"sweeps": curves, "pairs": pairs}, indent=1) + "\n", encoding="utf-8")
+            files = {"curves.json": json.dumps({"sweeps": curves, "pairs": pairs}, indent=1) + "\n"}
+            files["curves.svg"] = draw_curves(sweeps)
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():  # beside, and renamed when all are whole
+            (out / f"{name}.part").write_text(content, encoding="utf-8")
+        for name in files:
+            (out / f"{name}.part").replace(out / name)
     except (ValueError, OSError) as error:
+        for part in filter(Path.is_file, (out / f"{name}.part" for name in files)):
+            part.unlink()
         fail(error)
     print((format_table(rows) if len(sweeps) == 1 else format_curves(sweeps)) + "\n")
     for name, (settings, rows, draws, layers) in sweeps.items():
@@ -454,7 +489,7 @@ def main(argv=None):
             print("This was --quick, a smoke test: too short for its figures to mean much.\n")
     if len(sweeps) > 1:
         print(format_pairs(pairs) + "\n")
-    print(f"written: {', '.join(str(out / name) for name in written)}")
+    print(f"written: {', '.join(str(out / name) for name in files)}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import shutil
 import xml.etree.ElementTree
 
 import numpy as np
@@ -124,6 +125,9 @@ def test_what_is_missing_or_damaged_is_named_and_the_rest_reported(tmp_path, cap
     (runs / "1-seed-1" / "eval.json").write_text('{"right": "44')
     (runs / "0-seed-1" / "eval.json").write_text('{"right": "44x4", "greedy": "1111"}')
     write_run(runs, "2", 7, "4444", lr=0.5)
+    (write_run(runs, "2", 8, 20 * "4400") / "config.json").unlink()
+    write_run(runs, "2", 9, "4400")  # of fewer problems
+    shutil.copytree(runs / "full-seed-0", runs / "full-seed-0 (copy)")
     (runs / "base").mkdir()
     (runs / "base" / "config.json").write_text('{"model_type": "qwen3"}')  # the model: not a run, and no reason to complain
     analyze.main([str(runs), "--out", str(tmp_path)])
@@ -133,9 +137,12 @@ def test_what_is_missing_or_damaged_is_named_and_the_rest_reported(tmp_path, cap
         "1-seed-1 cannot be read",
         "0-seed-1 cannot be read",
         "2-seed-7 was made with lr = 0.5",
+        "2-seed-8 cannot be read (FileNotFoundError",
+        "2-seed-9 cannot be read (ValueError: right: damaged, or at odds",
+        "full-seed-0 (copy) cannot be read (ValueError: seed: damaged, or at odds",
     ):
         assert f"left out of {runs}: {text}" in printed
-    assert printed.count("left out of") == 4
+    assert printed.count("left out of") == 7
 
 
 def test_without_base_or_full_scores_are_shown(tmp_path, capsys):

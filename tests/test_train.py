@@ -65,12 +65,14 @@ def files(runs, pattern):
     return {str(path.relative_to(runs)): path.read_bytes() for path in sorted(runs.glob(pattern))}
 
 
-def refused(capsys, *argv):
-    """The one line that a bad command ends with."""
+def refused(capsys, *argv, progress=False):
+    """The one line that a bad command ends with; `progress`: after the bars of a sweep."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         train.main(list(argv))
     error = capsys.readouterr().err
+    if progress:
+        error = error[error.rindex("train.py: ") :]
     assert stop.value.code == 2 and error.startswith("train.py: ") and error.count("\n") == 1
     return error
 
@@ -191,7 +193,7 @@ def test_a_damaged_checkpoint_is_named_and_the_run_starts_again(runs, command, c
     (runs / "layer-1-seed-0").mkdir(parents=True)
     (runs / "layer-1-seed-0" / "checkpoint.safetensors").write_bytes(b"half of")
     train.main(command(runs, "--layer", "1"))
-    assert "layer-1-seed-0/checkpoint.safetensors is damaged" in capsys.readouterr().out
+    assert "layer-1-seed-0/checkpoint.safetensors is damaged" in capsys.readouterr().err
     assert (runs / "layer-1-seed-0" / "eval.json").exists()
 
 
@@ -280,7 +282,16 @@ REFUSED = [
     (["--model", "nowhere"], "nowhere"), (["--model", "nowhere", "--quick"], "--quick"), (["--device", "tpu"], "--device"),
     (["--find-lr", "1e-3", "--layer", "3"], "--find-lr"), (["--layer", "full", "--find-lr", "x"], "--find-lr"), (["--jobs", "0"], "--jobs"),
     (["--unknown"], "--unknown"), (["--boost", "9"], "--layer 9"), (["--boost", "full"], "--boost"), (["--boost-lr", "1"], "--boost"),
-    (["--boost", "3", "--layer", "3"], "--boost"), (["--boost", "3", "--boost-lr", "-1"], "--boost-lr"), (["--layer", "full", "--find-lr", "nan"], "--find-lr"), (["--seeds", "9" * 20], "--seeds"), (["--max-tokens", "600"], "context"),
+    (["--boost", "3", "--layer", "3"], "--boost"), (["--boost", "3", "--boost-lr", "-1"], "--boost-lr"),
+    (["--layer", "full", "--find-lr", "nan"], "--find-lr"), (["--seeds", "9" * 20], "--seeds"), (["--max-tokens", "600"], "context"),
+    (["--group", "-4"], "--group"), (["--samples", "0"], "--samples"), (["--eval-problems", "0"], "--eval-problems"), (["--token-budget", "0"], "--token-budget"),
+    (["--save-every", "0"], "--save-every"), (["--save-every", "-1"], "--save-every"), (["--save-every", "1.5"], "--save-every"), (["--lr", "nan"], "--lr"),
+    (["--lr", "inf"], "--lr"), (["--kl", "nan"], "--kl"), (["--kl", "inf"], "--kl"), (["--clip", "nan"], "--clip"), (["--temperature", "inf"], "--temperature"),
+    (["--base-seed", "-1"], "--base-seed"), (["--seeds", "0,"], "--seeds"), (["--seeds", "0.5"], "--seeds"), (["--device", "cuda:7"], "--device"),
+    (["--layer", "full", "--find-lr", "1e-3,-1"], "--find-lr"), (["--layer", "full", "--find-lr", ""], "--find-lr"), (["--find-lr", "1e-3"], "--find-lr"),
+    (["--task", "math"], "--task math"), (["--merge", "x"], "--out"), (["--out", "x"], "--merge"), (["--merge", "x", "--out", "y", "--plan"], "--plan"),
+    (["--merge", "nowhere", "--out", "y"], "nowhere"), (["--algo", ""], "--algo"), (["--layer", "top-0"], "--layer"), (["--layer", "top-4"], "first run --layer each"),
+    (["--steps", "1e3"], "--steps"), (["--epochs", "-1"], "--epochs"), (["--jobs", "-1"], "--jobs"), (["--max-tokens", "-1"], "--max-tokens"),
 ]  # fmt: skip
 
 
@@ -311,7 +322,7 @@ def test_a_run_whose_numbers_go_wrong_does_not_stop_the_sweep(runs, command, mon
     monkeypatch.setattr(train.rl, "update", broken)
     with pytest.raises(SystemExit) as stop:
         train.main(command(runs, "--layer", "1", "--seeds", "0,1"))
-    assert "layer-1-seed-0: stopped because the loss is nan" in str(stop.value.code)
+    assert "layer-1-seed-0: stopped in step 2 of 4: the loss is nan" in str(stop.value.code)
     assert {path.parent.name for path in runs.glob("*/eval.json")} == {"layer-1-seed-1"}
     monkeypatch.setattr(train.rl, "update", update)
     train.main(command(runs.parent / "other", "--layer", "1", "--seeds", "1"))
