@@ -525,7 +525,7 @@ def parse(argv):
     add = parser.add_argument
     add("--layer", default="each", metavar="SPEC", help="5 | 3,5 | full | norm | base | mid-4 | top-4 | each (default)")
     add("--model", metavar="DIR", help="checkpoint in Hugging Face format (default: the embedded model, made on first use)")
-    add("--task", default="math", metavar="TASK", help="math (the embedded arithmetic, default) or a .jsonl file")
+    add("--task", default="math", metavar="TASK", help="math (default) | code | household | alfworld:FOLDER | a .jsonl file")
     add("--algo", default="grpo", choices=rl.ALGORITHMS, help="default: grpo")
     add("--runs", default="runs", metavar="DIR", help="folder for the runs (default: runs)")
     add("--seeds", default=None, metavar="0,1,2", help="one run per seed (default 0,1,2 for the embedded model, else 0)")
@@ -567,6 +567,8 @@ def parse(argv):
         args.model = str(Path(args.model).resolve())
     if args.task.endswith(".jsonl"):
         args.task = str(Path(args.task).resolve())
+    if args.task.startswith("alfworld:"):  # in which the shell expands no ~
+        args.task = f"alfworld:{Path(os.path.expanduser(args.task.removeprefix('alfworld:'))).resolve()}"
     if args.eval_problems is None:
         args.eval_problems = 8 * args.prompts  # a short trial is evaluated shortly
     for name in ("steps", "prompts", "group", "max_tokens", "epochs", "eval_problems", "samples", "jobs", "token_budget"):
