@@ -11,6 +11,7 @@ The same seed is the same problems on any machine.
     math_equal     final answers compared by value
     run_tests      untrusted programs and the tests they pass, in a sandbox
     Household      a text household in which an agent acts
+    alfworld       ALFWorld's own games, where its package and they are installed
 """
 
 import ast
@@ -193,7 +194,7 @@ def code():
             statements = [re.sub("[123]", lambda k: str(int(k[0]) % 3 + 1), statement) for statement in statements]
         return [(new.prompt, " ; ".join(statements))]
 
-    @functools.lru_cache(maxsize=None)  # few different programs are written, each many times
+    @functools.cache  # few different programs are written, each many times
     def outputs(program):
         return run_child([program], [("", f"(f({x}),)", None) for x in HIDDEN], 2.0, 256)
 
@@ -323,11 +324,26 @@ def from_file(path, fields=None):
     if unfit:
         print(f"left out {len(unfit)} questions with no final answer or two that differ; the first: {next(iter(unfit.values()))}")
     once = {p.prompt: p for p in sorted(problems, key=lambda p: str(p.answer)) if p.prompt not in unfit}
-    problems = sorted(once.values(), key=lambda p: hashlib.sha256(p.prompt.encode()).digest())
+    test, validation, train = split(list(once.values()), path)
+    return Task(validation, test, in_epochs(train), grade, train=tuple(train))
+
+
+def by_hash(problems):
+    """In an order that depends on nothing but their prompts."""
+    return sorted(problems, key=lambda p: hashlib.sha256(p.prompt.encode()).digest())
+
+
+def split(problems, source):
+    """Test, validation and training problems."""
+    problems = by_hash(problems)
     n = min(500, len(problems) // 10)
     if n == 0:
-        raise ValueError(f"{path}: {len(problems)} different problems; at least 10 are needed to train, validate and test on")
-    test, validation, train = problems[:n], problems[n : 2 * n], problems[2 * n :]
+        raise ValueError(f"{source}: {len(problems)} different problems; at least 10 are needed to train, validate and test on")
+    return problems[:n], problems[n : 2 * n], problems[2 * n :]
+
+
+def in_epochs(train):
+    """A Task's `draw` that goes through `train` again and again, shuffled anew each time."""
 
     def draw(seed, step, n):
         chosen = []
@@ -338,11 +354,11 @@ def from_file(path, fields=None):
             chosen.append(order[place])
         return chosen
 
-    return Task(validation, test, draw, grade, train=tuple(train))
+    return draw
 
 
 def load_task(spec, embedded=True, fields=None):
-    """The task named on the command line: "math", "code", "household", or a file of problems, with `fields` if not in FIELDS."""
+    """The task named on the command line: "math", "code", "household", "alfworld:FOLDER" or a file of problems."""
     file = Path(spec).suffix in (".json", ".jsonl")
     if fields is not None and not (file and re.fullmatch("[^,]+,[^,]+", fields)):
         raise ValueError(f"--fields {fields}: must be two names, such as question,answer, and --task a .jsonl or .json file")
@@ -354,7 +370,11 @@ def load_task(spec, embedded=True, fields=None):
         return arithmetic() if spec == "math" else code()
     if spec == "household":
         return household(english=not embedded)
-    raise ValueError(f"--task {spec}: unknown; it must be math, code, household, or a .jsonl or .json file of problems")
+    if spec.startswith("alfworld:"):
+        return alfworld(spec.removeprefix("alfworld:"))
+    raise ValueError(
+        f"--task {spec}: unknown; it must be math, code, household, alfworld:FOLDER, or a .jsonl or .json file of problems"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- prompts and tokens
@@ -1142,3 +1162,85 @@ def household(english=False):
         demonstrate=demonstrate_episode,
         vocabulary=HOUSEHOLD_WORDS,
     )
+
+
+# ---------------------------------------------------------------------------------------------------- ALFWorld
+
+
+@functools.cache
+def hasten_textworld():
+    """Keep what ALFWorld's engine would compute again and again: the translation of a game, now made once for a group's episodes
+    (and not anew for a planner, which is not asked here), and how the few rules of its grammar are parsed.
+    """
+    import fast_downward
+    from tatsu.contexts import ParseContext
+
+    translate = functools.lru_cache(1)(fast_downward.pddl2sas)
+    fast_downward.pddl2sas = lambda domain, problem, **_: translate(domain, problem)
+    ParseContext.parse = functools.lru_cache(256)(ParseContext.parse)
+
+
+def new_engine():
+    """What plays ALFWorld's games, put together as the package does it."""
+    import textworld
+    from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
+    from textworld.envs import PddlEnv
+
+    hasten_textworld()
+    return AlfredDemangler(PddlEnv(textworld.EnvInfos(won=True, admissible_commands=True)))
+
+
+class AlfworldGame(Household):
+    """An episode of a game file: steps and rewards are a Household's, what is seen and can be done is up to ALFWorld."""
+
+    observation = admissible = solved = None  # as the last step left them
+    idle = []  # engines between two games: each has loaded a library of its own, which is used again as it cannot be unloaded
+    lock = threading.Lock()  # all engines share one parser, which two threads would confuse
+
+    def __init__(self, path, max_steps=50):
+        self.engine = self.idle.pop() if self.idle else new_engine()
+        self.engine.load(path)
+        state = self.engine.reset()
+        _, self.observation, task = state["feedback"].split("\n\n")  # the first part is a welcome
+        self.task = task.removeprefix("Your task is to: ").rstrip(".")
+        self.admissible, self.solved = state["admissible_commands"], state["won"]
+        self.history, self.max_steps, self.english = [], max_steps, True
+
+    def step(self, text):
+        action = read_action(text)
+        if self.done:
+            return 0.0
+        legal = action in self.admissible
+        self.history.append(action if legal else "nothing")
+        if legal:
+            with self.lock:
+                state, _, _ = self.engine.step(action)
+            self.observation = state["feedback"].strip()
+            self.admissible, self.solved = state["admissible_commands"], state["won"]
+        if self.done:
+            self.idle.append(self.engine)
+        return 10.0 * self.solved if legal else -0.1
+
+
+def alfworld(folder):
+    """ALFWorld's games in or below `folder`. Those in its train, valid_seen and valid_unseen train, validate and test; where
+    one of these has none, all are split as in `word_problems`. A Problem's `prompt` is here only the name of the game.
+    """
+    games = []
+    for path in Path(folder).rglob("game.tw-pddl"):
+        name = path.relative_to(folder).as_posix()
+        try:
+            solvable = json.loads(path.read_text(encoding="utf-8"))["solvable"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path}: not a game of ALFWorld's") from None
+        if solvable and "movable" not in name and "Sliced" not in name:  # as the package chooses them
+            games.append(Problem(name, str(path)))
+    if not games:
+        raise ValueError(f"--task alfworld:{folder}: no solvable game.tw-pddl in or below this folder")
+    try:
+        AlfworldGame.idle.append(new_engine())
+    except ImportError:
+        raise ValueError("--task alfworld:FOLDER needs the package alfworld: pip install alfworld") from None
+    parts = [[g for g in games if part in Path(g.prompt).parts] for part in ("valid_unseen", "valid_seen", "train")]
+    test, validation, train = map(by_hash, parts) if all(parts) else split(games, folder)
+    return Task(validation, test, in_epochs(train), world=lambda game: AlfworldGame(game.answer), train=tuple(train))

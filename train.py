@@ -592,7 +592,12 @@ def parse(argv):
     add("--boost", metavar="SPEC", help="train everything, these layers (3,5 | mid-4 | top-4 | ...) at the rate --boost-lr")
     add("--boost-lr", type=float, help="their learning rate (default: twice --lr, as in the paper)")
     add("--model", metavar="DIR", help="checkpoint in Hugging Face format (default: the embedded model, made on first use)")
-    add("--task", default="math", metavar="TASK", help="math (default), code, household, or a .jsonl or .json file of problems")
+    add(
+        "--task",
+        default="math",
+        metavar="TASK",
+        help="math (default), code, household, alfworld:FOLDER, or a .jsonl or .json file of problems",
+    )
     add("--fields", metavar="Q,A", help="names of the question and answer fields of a --task file whose format is not known")
     add("--algo", default="grpo", choices=rl.ALGORITHMS, help="default: grpo")
     add("--runs", default="runs", metavar="DIR", help="folder for the runs (default: runs)")
@@ -636,6 +641,8 @@ def parse(argv):
         args.model = str(Path(args.model).resolve())
     if args.task.endswith((".json", ".jsonl")):
         args.task = str(Path(args.task).resolve())
+    if args.task.startswith("alfworld:"):  # in which the shell expands no ~
+        args.task = f"alfworld:{Path(os.path.expanduser(args.task.removeprefix('alfworld:'))).resolve()}"
     if args.eval_problems is None:
         args.eval_problems = 8 * args.prompts  # a short trial is evaluated shortly
     for name in "steps prompts group max_tokens epochs eval_problems samples jobs token_budget save_every".split():
