@@ -75,6 +75,7 @@ def die_at(n):
 
 def main(times, runs, argv):
     rng, finished, killed = random.Random(0), 0, 0
+    train.Transformer.from_pretrained(argv[argv.index("--model") + 1])  # what torch imports on first use, not once a child
     while True:
         child = os.fork()
         if not child:

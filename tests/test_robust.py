@@ -18,14 +18,14 @@ from conftest import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from test_train import refused
 
 import analyze
 import tasks
 import train
-from test_train import files, refused
 
 ROOT = Path(train.__file__).parent
-SHORT = "--steps 6 --prompts 4 --group 4 --max-tokens 4 --eval-problems 8 --samples 2 --jobs 1 --seeds 0 --lr 1e-2 --save-every 1"
+SHORT = "--steps 6 --prompts 4 --group 4 --max-tokens 4 --eval-problems 8 --samples 2 --jobs 1 --seeds 0 --lr 1e-2 --save-every 1 --device cpu"
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def one_layer(whole, k=1):
 
 def test_twenty_kills_leave_the_files_of_an_undisturbed_sweep(runs, command, whole):
     argv = [sys.executable, ROOT / "tests" / "killing.py", "20", *command(runs, "--layer", "each")[1:]]
-    done = subprocess.run(argv, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(argv, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     killed, finished = map(int, done.stdout.split())
     assert killed == 20
