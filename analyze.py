@@ -364,27 +364,28 @@ def panel(left, width, title, ticks, curves, level=None):
         x = at(depth, 0)[0]
         svg += [text(x, 348, label), text(x, 60, f"{depth:.0%}", color="#888", extra=small)]
     svg += [
-        text(left + width / 2, 368, "layer trained alone"),
+        text(left + width / 2, 368, "layer trained alone" if any(str(label) for _, label in ticks) else ""),
         text(left + width / 2, 44, "relative depth", color="#888", extra=small),
     ]
     if level is not None:
         y = at(0, level)[1]
         svg += [line(left, y, right, y, "#777", 1.2, "2 4"), text(right - 70, y - 5, "final norm only", "end", "#777", small)]
-    for i, (label, color, stroke, dash, points) in enumerate(curves):
+    key = left + 4
+    for label, color, stroke, dash, points in curves:
         path = " ".join("{:.1f},{:.1f}".format(*at(depth, value)) for depth, value, *_ in points)
         svg += [f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{stroke}" stroke-dasharray="{dash}"/>']
         for depth, value, low, high in points:
             x, y = at(depth, value)
             svg += [line(x, at(0, low)[1], x, at(0, high)[1], color, 1.6)] if low is not None else []
             svg += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{3.2 if stroke > 2 else 2.2}" fill="{color}"/>']
-        y = at(0, 0)[1] - 22 - 17 * (len(curves) - 1 - i)
-        svg += [line(left + 10, y - 4, left + 34, y - 4, color, stroke, dash), text(left + 40, y, label, "start")]
+        svg += [line(key, 386, key + 24, 386, color, stroke, dash), text(key + 30, 390, label, "start")]
+        key += 50 + 6.8 * len(label)
     return svg
 
 
 def picture(*panels):
-    size = 'viewBox="0 0 880 390" font-family="Helvetica, Arial, sans-serif" font-size="13"'
-    head = [f'<svg xmlns="http://www.w3.org/2000/svg" {size}>', '<rect width="880" height="390" fill="white"/>']
+    size = 'viewBox="0 0 880 404" font-family="Helvetica, Arial, sans-serif" font-size="13"'
+    head = [f'<svg xmlns="http://www.w3.org/2000/svg" {size}>', '<rect width="880" height="404" fill="white"/>']
     return "\n".join([*head, *sum(panels, []), "</svg>"]) + "\n"
 
 
@@ -405,7 +406,7 @@ def draw_curve(rows, settings):
     title = "Layer contribution C(k) = (S_k − S_base) / (S_full − S_base)"
     along = [name for name in rows[0] if name.startswith("contribution_step_")][:2]
     along = [
-        (f"after {name.rsplit('_', 1)[1]} steps", shade, 2.0, "", curve(rows, settings, name, none))
+        (f"step {name.rsplit('_', 1)[1]}", shade, 2.0, "", curve(rows, settings, name, none))
         for name, shade in zip(along, ["#b9cfe8", "#6f9fd0"][2 - len(along) :])
     ]
     along.append(("at the end", blue, 2.5, "", curve(rows, settings, bounds=none)))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import analyze
+import train
 
 ROOT = Path(analyze.__file__).parent
 RECORDS = sorted(path.parent.name for path in ROOT.glob("tests/recorded/*/contribution.json"))
@@ -27,12 +28,37 @@ def test_the_readme_shows_the_recorded_table_and_what_it_says():
     assert analyze.findings(settings, rows, draws, layers) in " ".join(readme.split())
 
 
-def test_the_record_is_of_the_default_settings():
-    import train
+DOMAINS = {"math": "grpo", "code": "dr_grpo", "household": "gigpo"}
 
-    settings = json.loads((ROOT / "tests/recorded/math/contribution.json").read_text())["settings"]
+
+@pytest.mark.parametrize("task", DOMAINS)
+def test_the_records_are_of_the_default_settings(task):
+    settings = json.loads((ROOT / f"tests/recorded/{task}/contribution.json").read_text())["settings"]
+    assert settings["task"] == task and settings["algo"] == DOMAINS[task]
     for name in ("steps", "lr", "prompts", "group", "max_tokens", "eval_problems"):
-        assert settings[name] == train.EMBEDDED["math"][name]
+        assert settings[name] == train.EMBEDDED[task][name]
+
+
+def sweep(name):
+    settings, runs, _ = analyze.read_runs(ROOT / "tests/recorded" / name)
+    return settings, *analyze.summarize(settings, runs)
+
+
+def test_the_three_domains_stand_in_the_readme_side_by_side():
+    sweeps, readme = {name: sweep(name) for name in DOMAINS}, (ROOT / "README.md").read_text()
+    assert analyze.format_curves(sweeps) in readme
+    assert analyze.format_pairs(analyze.compare(sweeps)) in readme
+    assert analyze.draw_curves(sweeps) == (ROOT / "tests/recorded/curves.svg").read_text()
+
+
+def test_gigpo_against_grpo_in_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    for name, label in (("household", "`gigpo`"), ("household-grpo", "`grpo`")):
+        settings, rows, *_ = sweep(name)
+        runs = [run for run in analyze.read_runs(ROOT / "tests/recorded" / name)[1] if run["layer"] == "full"]
+        seeds = [f"{sum(map(int, run['right'])) / run['samples'] / len(run['right']):.3f}" for run in sorted(runs, key=lambda r: r["seed"])]
+        full = next(row for row in rows if row["layer"] == "full")
+        assert f"| {label} | {' | '.join(seeds)} | {full['score']:.3f} ± {full['score_se']:.3f} | {full['greedy']:.3f} |" in readme
 
 
 def test_the_rank_correlations_between_the_records():
