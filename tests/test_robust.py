@@ -445,7 +445,7 @@ def test_control_characters_do_not_reach_the_terminal(runs, command, tmp_path, c
     )
     analyze.main([str(runs), "--out", str(tmp_path)])
     printed = capsys.readouterr()
-    assert "left out:" in printed.out and all(harmless(line) for line in (printed.out + printed.err).split("\n"))
+    assert "left out of" in printed.out and all(harmless(line) for line in (printed.out + printed.err).split("\n"))
 
 
 def test_nothing_is_unpickled_and_only_the_sandbox_runs_text():
