@@ -3,9 +3,12 @@
     python analyze.py [RUNS ...] [--out DIR]
 
 RUNS (default: runs) is a folder of run folders as train.py writes them, or one that holds a `contribution.json` written here
-before. Prints the table and what it shows, and writes to DIR (default: here) contribution.csv, contribution.json (the rows,
-and each run's outcomes, from which everything can be computed again) and contribution.svg. Several folders are compared: one
-picture of all curves, curves.svg, and how far every two of them agree on which layers matter, curves.json.
+before, or a folder of several of those. Prints the table and what it shows, and writes to DIR (default: here)
+contribution.csv, contribution.json (the rows, and each run's outcomes, from which everything can be computed again) and
+contribution.svg. Several sweeps go to DIR/NAME each and are compared: one picture of all curves, curves.svg, and how far every
+two of them agree on which layers matter, curves.json.
+
+Where a sweep has the runs for it, more tables follow, a function each: `additivity`, `movement`, `elsewhere`, `voting`, `guesses`.
 
 Scores are means over seeds and problems, 0 to 1. Intervals are bootstrapped: problems and seeds are drawn again with
 replacement, the same draw for every row, 2,000 times; the interval holds the middle 95 % of what comes out. Few seeds make
@@ -15,6 +18,7 @@ it too narrow: three say little about the fourth.
 import argparse
 import csv
 import io
+import itertools
 import json
 import re
 import sys
@@ -34,7 +38,7 @@ def read_runs(folder):
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; it should hold the runs of train.py")
-    settings, runs, notes = None, [], []
+    settings, runs, notes, codes = None, [], [], {}
     for path in sorted({path.parent for name in ("config", "eval") for path in folder.glob(f"*/{name}.json")}):
         try:
             content = json.loads((path / "config.json").read_text(encoding="utf-8"))
@@ -43,7 +47,8 @@ def read_runs(folder):
                 continue  # a model's configuration: the base lives here too
             this = dict(content["settings"])
             layer, seed = this.pop("layer"), this.pop("seed")
-            this.pop("boost_lr", None)
+            for name in ("boost_lr", "also"):
+                this.pop(name, None)
             if this["panel"] != "test":
                 continue
             if not finished:
@@ -55,6 +60,12 @@ def read_runs(folder):
                 continue
             found = json.loads((path / "eval.json").read_text(encoding="utf-8"))
             run = {name: found[name] for name in ("right", "greedy", "samples", "length", "truncated", "before")}
+            run |= {name: found[name] for name in ("change", "trained", "parameters") if name in found}
+            if "also" in found:
+                short = ("right", "greedy", "samples", "length", "truncated")
+                run["also"] = {name: {field: other[field] for field in short} for name, other in found["also"].items()}
+            if "solved" in found:
+                run["votes"] = ballots(found["solved"], found["answers"], codes)
             runs.append(checked({"layer": layer, "seed": seed, **run}, this, runs))
             settings = this
         except DAMAGED as error:
@@ -76,6 +87,31 @@ def read_runs(folder):
     return settings, runs, notes
 
 
+def ballots(solved, answers, codes):
+    """Every sample's answer as one character: * a right one, - none, else a letter that means the same answer in every run.
+
+    solved: for each problem, such as "0110"; answers: for each problem a list; codes: what letters mean, extended here.
+    """
+    votes = []
+    for problem, (outcomes, given) in enumerate(zip(solved, answers, strict=True)):
+        letters = codes.setdefault(problem, {})
+        for outcome, answer in zip(outcomes, given, strict=True):
+            wrong = "-" if answer is None else letters.setdefault(answer, chr(ord("A") + len(letters)))
+            votes.append("*" if outcome == "1" else wrong)
+    return "".join(votes)
+
+
+def read_guesses(folder):
+    """What `train.py --layer probe` and `--layer search` left in a folder of runs or in the record of one, by name."""
+    found = {}
+    for name in ("probe", "search"):
+        if (Path(folder) / f"{name}.json").exists():
+            found[name] = json.loads((Path(folder) / f"{name}.json").read_text(encoding="utf-8"))
+    if not found and (Path(folder) / "contribution.json").exists():
+        found = json.loads((Path(folder) / "contribution.json").read_text(encoding="utf-8")).get("guesses", {})
+    return found
+
+
 def checked(run, settings, others):
     """`run`, if figures can be computed from it and the `others`; an exception, one of DAMAGED, says what is wrong with it."""
     n, L, digits = len(run["right"]), settings["num_layers"], "0123456789"[: run["samples"] + 1]
@@ -90,27 +126,39 @@ def checked(run, settings, others):
         "before": all(re.fullmatch("[0-9]{1,9}", point) for point in run["before"]),
         "length": 0 <= run["length"] < 1e9,
         "truncated": 0 <= run["truncated"] <= 1,
-    }
+        "change": all(0 <= moved < float("inf") for moved in run.get("change", {}).values()),
+        "trained": 0 <= run.get("trained", 0) <= run.get("parameters", 0),
+        "votes": "votes" not in run or len(run["votes"]) == n * run["samples"],
+        "also": all(
+            0 < other["samples"] < 10 and set(other["right"]) <= set("0123456789"[: other["samples"] + 1])
+            and len(other["right"]) == len(other["greedy"]) > 0 and set(other["greedy"]) <= {"0", "1"}
+            and all(len(o["also"][name]["right"]) == len(other["right"]) for o in others if name in o.get("also", {}))
+            for name, other in run.get("also", {}).items()
+        ),
+    }  # fmt: skip
     if wrong := [name for name in fine if not fine[name]]:
         raise ValueError(f"{', '.join(wrong)}: damaged, or at odds with another run")
     return run
 
 
-def outcomes(runs, layers, what="right", point=None):
+def outcomes(runs, layers, what="right", point=None, domain=None):
     """Share of right answers per problem: an array (len(layers), seeds, problems), NaN where there is no such run.
 
-    what: "right" (sampled) or "greedy"; point: an earlier step of training, None for its end. The base, which no seed
-    changes, stands for every seed.
+    what: "right" (sampled) or "greedy"; point: an earlier step of training, None for its end; domain: one of --also, None for
+    that which was trained on. The base, which no seed changes, stands for every seed.
     """
     seeds = sorted({run["seed"] for run in runs})
-    table = np.full((len(layers), len(seeds), len(runs[0]["right"])), np.nan)
+    table = np.full((len(layers), len(seeds), len((runs[0]["also"][domain] if domain else runs[0])["right"])), np.nan)
     for run in runs:
         if run["layer"] not in layers:
             continue
         source = run if point is None or run["layer"] == "base" else run["before"].get(point)
+        source = run.get("also", {}).get(domain) if domain else source
         if source is None:
             continue
-        values = np.array([int(digit) for digit in source[what]]) / (run["samples"] if what == "right" else 1)
+        values = np.array([int(digit) for digit in source[what]]) / (
+            source.get("samples", run["samples"]) if what == "right" else 1
+        )
         which = slice(None) if run["layer"] == "base" else seeds.index(run["seed"])
         table[layers.index(run["layer"]), which] = values
     return table
@@ -171,7 +219,8 @@ def summarize(settings, runs):
         rows.append({
             "layer": layer, "score": score[i], "score_se": se, "contribution": c(score)[i], "low": low[i],
             "high": high[i], "greedy": greedy[i], "greedy_contribution": c(greedy)[i], "greedy_low": greedy_low[i],
-            "greedy_high": greedy_high[i], "length": np.mean([run["length"] for run in mine]),
+            "greedy_high": greedy_high[i], "trains": mine[0]["trained"] / mine[0]["parameters"] if "trained" in mine[0] else np.nan,
+            "length": np.mean([run["length"] for run in mine]),
             "truncated": np.mean([run["truncated"] for run in mine]), "seeds": len(mine),
             **{f"contribution_step_{point}": c(values)[i] for point, values in zip(points, early)},
         })  # fmt: skip
@@ -215,6 +264,11 @@ def findings(settings, rows, draws, layers):
     else:
         text += "No layer exceeds full training beyond its interval"
     text += f"; not distinguishable from it: {'layer ' + ', '.join(level) if level else 'none'}."
+    ended = [row["score"] / (1 - row["truncated"]) if row["truncated"] < 1 else 0.0 for row in (base, full)]
+    if full["truncated"] < base["truncated"] - 0.02:
+        in_time = (ended[0] * (1 - full["truncated"]) - base["score"]) / (full["score"] - base["score"])
+        text += f" Full training cut answers short less often, {full['truncated']:.0%} instead of {base['truncated']:.0%}, which explains "
+        text += f"{min(in_time, 1):.0%} of its gain: of the answers that came to an end {ended[1]:.0%} are right, before it {ended[0]:.0%}."
     if max(row["seeds"] for row in singles) == 1:
         text += " One seed only: how much of this another seed would change, these intervals cannot tell."
     return text
@@ -258,7 +312,7 @@ def single_curve(sweep):
     """C(k) of a sweep's single layers, its draws, and the layers: what `correlate` compares."""
     settings, rows, draws, layers = sweep
     singles = [layer for layer in layers if layer.isdecimal()]
-    draws = contribution(draws, draws[:, [0]], draws[:, [1]])[:, [layers.index(layer) for layer in singles]]
+    draws = shares(draws)[:, [layers.index(layer) for layer in singles]]
     return np.array([row["contribution"] for row in rows if row["layer"] in singles], dtype=float), draws, singles
 
 
@@ -271,6 +325,187 @@ def compare(sweeps):
             if layers == others and len(layers) > 2:
                 pairs.append({"a": one, "b": other, "layers": len(layers), **correlate(a, b)})
     return pairs
+
+
+# ---------------------------------------------------------------------------------------------------- within a sweep
+
+
+def shares(draws):
+    """C of every row, from draws of the scores (draws, rows) whose first two are base and full."""
+    return contribution(draws, draws[:, [0]], draws[:, [1]])
+
+
+def with_interval(value, draws):
+    low, high = interval(draws[:, None])
+    return "-" if value is None or not np.isfinite(value) else f"{value:.2f} [{low[0]:.2f}, {high[0]:.2f}]"
+
+
+def additivity(runs, rows, draws, layers):
+    """Pairs of layers trained together against what each gains alone, in units of C, with 95 % intervals."""
+    c, point = shares(draws), np.array([row["contribution"] for row in rows], dtype=float)
+    lines, counts = [["pair", "C together", "less the sum of both", "less the better one", "so together they give"]], {}
+    for i, name in enumerate(layers):
+        if name.count(",") == 1 and set(name.split(",")) <= set(layers):
+            a, b = (layers.index(layer) for layer in name.split(","))
+            over_sum, over_best = c[:, i] - c[:, a] - c[:, b], c[:, i] - np.maximum(c[:, a], c[:, b])
+            (sum_low,), (sum_high,) = interval(over_sum[:, None])
+            (best_low,), (best_high,) = interval(over_best[:, None])
+            said = "the sum" if sum_low <= 0 <= sum_high else "more than the sum" if sum_low > 0 else "more than the better one"
+            if sum_high < 0 and best_low <= 0:
+                said = "what the better one gives" if best_high >= 0 else "less than the better one"
+            counts[said] = counts.get(said, 0) + 1
+            lines.append([
+                name, with_interval(point[i], c[:, i]), with_interval(point[i] - point[a] - point[b], over_sum),
+                with_interval(point[i] - max(point[a], point[b]), over_best), said,
+            ])  # fmt: skip
+    total = ", ".join(f"{said} {n} times" for said, n in counts.items())
+    return align(lines) + f"\n{len(lines) - 1} pairs: {total}." if len(lines) > 1 else ""
+
+
+def movement(runs, rows, draws, layers):
+    """How far each layer's weights moved (the norm of the difference), in full training and alone, beside C(k)."""
+    singles, c = [layer for layer in layers if layer.isdecimal()], {row["layer"]: row["contribution"] for row in rows}
+
+    def moved(trained, layer):
+        return mean(np.array([run["change"].get(layer, np.nan) for run in runs if run["layer"] == trained and "change" in run]))
+
+    columns = {"in full training": [moved("full", k) for k in singles], "alone": [moved(k, k) for k in singles]}
+    if len(singles) < 3 or np.isnan(list(columns.values())).any():
+        return ""
+    lines = [["layer", "C(k)", *(f"moved {name}" for name in columns)]]
+    lines += [[k, f"{c[k]:.2f}", *(f"{values[i]:.3f}" for values in columns.values())] for i, k in enumerate(singles)]
+    text, curve = align(lines), single_curve((None, rows, draws, layers))[:2]
+    for name, values in columns.items():
+        found = correlate(curve, (np.array(values), np.tile(values, (len(draws), 1))))
+        text += f"\nSpearman of C(k) with the distance moved {name}: {format_correlation(found, 'spearman')}; "
+        text += f"the farthest layer moved {max(values) / min(values):.2f} times as far as the nearest."
+    return text
+
+
+def elsewhere(runs, rows, draws, layers):
+    """Scores in the domains of --also, and C_all(k): the contribution by the mean over these and the domain trained on."""
+    domains = sorted(next((run.get("also", {}) for run in runs if run["layer"] == "base"), {}))
+    if not domains:
+        return ""
+    runs = [run for run in runs if set(run.get("also", {})) == set(domains)]
+    layers = [layer for layer in layers if any(run["layer"] == layer for run in runs)]
+    found = [bootstrap(outcomes(runs, layers, domain=domain)) for domain in (None, *domains)]
+    scores, draws = (np.mean(values, axis=0) for values in zip(*found))
+    c, row_of = contribution(scores, scores[0], scores[1]), {row["layer"]: row for row in rows}
+    lines = [
+        [
+            "layer",
+            "S trained on",
+            *(f"S {Path(domain).name}" for domain in domains),
+            "S of all",
+            "C(k)",
+            "C_all(k) [95 % interval]",
+        ]
+    ]
+    for i, layer in enumerate(layers):
+        own = row_of[layer]["contribution"]
+        lines.append([
+            layer, *(f"{domain[0][i]:.3f}" for domain in found), f"{scores[i]:.3f}", f"{own:.2f}", with_interval(c[i], shares(draws)[:, i]),
+        ])  # fmt: skip
+    a, b = (single_curve((None, rows, d, layers))[:2] for rows, d in (
+        ([row_of[layer] for layer in layers], found[0][1]),
+        ([{"layer": layer, "contribution": value} for layer, value in zip(layers, c)], draws),
+    ))  # fmt: skip
+    return align(lines) + f"\nPearson of C(k) with C_all(k): {format_correlation(correlate(a, b), 'pearson')}."
+
+
+def vote(ballots):
+    """What a majority vote earns: 1 for the right answer, "*"; a tie is settled by lot. "-" abstains."""
+    counts = {letter: ballots.count(letter) for letter in set(ballots) - {"-"}}
+    winners = [letter for letter, count in counts.items() if count == max(counts.values())]
+    return ("*" in winners) / len(winners) if winners else 0.0
+
+
+def voting(runs, rows, draws, layers):
+    """Majority votes of as many answers: of one model, and of the models that were each trained on one of the best layers.
+
+    Then how much the sets of problems solved differ: their mean Jaccard index, |A and B| / |A or B|, over pairs of models, and
+    what it would be if who solves what were drawn by lot.
+    """
+    singles = [row for row in rows if row["layer"].isdecimal()]
+    runs = [run for run in runs if set(run.get("votes", "")) - {"*", "-"}]
+    n, samples = (len(runs[0]["right"]), runs[0]["samples"]) if runs else (0, 0)
+    k = min(7, samples, len(singles))
+    best = [row["layer"] for row in sorted(singles, key=lambda row: -row["contribution"])[:k]]
+    seeds = sorted({run["seed"] for run in runs if run["layer"] == "full"})
+    by = {(run["layer"], run["seed"]): [run["votes"][i : i + samples] for i in range(0, n * samples, samples)] for run in runs}
+    by |= {("base", seed): value for (layer, _), value in list(by.items()) if layer == "base" for seed in seeds}
+    voters = {"base": ["base"], "full": ["full"], f"layer {best[0]}" if best else "": best[:1], f"layers {', '.join(best)}": best}
+    if k < 2 or not all((layer, seed) in by for layer in ("base", "full", *best) for seed in seeds):
+        return ""
+
+    def one(names, seed, problem):
+        answers = [by[name, seed][problem] for name in names]
+        if len(names) == 1:
+            return vote(answers[0][:k])
+        return np.mean([vote("".join(column)) for column in zip(*answers)])  # the first of each, the second of each, ...
+
+    table = np.array([[[one(names, seed, i) for i in range(n)] for seed in seeds] for names in voters.values()])
+    single = np.array([[[np.mean([by[name, seed][i].count("*") / samples for name in names]) for i in range(n)] for seed in seeds]
+                       for names in voters.values()])  # fmt: skip
+    (alone, _), (score, drawn) = bootstrap(single), bootstrap(table)
+    lines = [["votes", "one answer", "the vote", "less that of full training"]]
+    for i, name in enumerate(voters):
+        lines.append([f"{k} of {name}" if i < 3 else f"1 each of {name}", f"{alone[i]:.3f}", f"{score[i]:.3f}",
+                      "" if name == "full" else with_interval(score[i] - score[1], drawn[:, i] - drawn[:, 1])])  # fmt: skip
+    text = align(lines)
+    solved = {(run["layer"], run["seed"]): np.array(list(run["greedy"])) == "1" for run in runs}
+    for name, pairs in (
+        ("these layers", [((a, s), (b, s)) for s in seeds for a, b in itertools.combinations(best, 2)]),
+        ("seeds of full training", [(("full", s), ("full", t)) for s, t in itertools.combinations(seeds, 2)]),
+    ):
+        if pairs:
+            both = [(solved[a], solved[b]) for a, b in pairs]
+            index = np.mean([(a & b).sum() / max((a | b).sum(), 1) for a, b in both])
+            lot = np.mean([a.mean() * b.mean() / max(a.mean() + b.mean() - a.mean() * b.mean(), 1e-9) for a, b in both])
+            text += f"\nJaccard index of the problems solved greedily, {name}: {index:.2f}; by lot {lot:.2f}."
+    return text
+
+
+def guesses(settings, found, rows, draws, layers):
+    """Ways to tell the best layer without the sweep: rank correlation with C(k), the layer picked, and what that choice loses.
+
+    Cost: steps of one layer, as a share of those of one seed's sweep over all layers. For the search, layers are ranked by the
+    round that dropped them, then by their score in it.
+    """
+    c, drawn, singles = single_curve((None, rows, draws, layers))
+    lines = [["guess", "Spearman with C(k) [95 %]", "p", "picks layer", "its C", "best C less its [95 %]", "cost"]]
+    whole = settings["steps"] * settings["num_layers"]
+    tried = [(name, values, 0.0 if name == "middle" else 3 / whole) for name, values in found.get("probe", {}).items()]
+    if "search" in found:
+        value = {}
+        for i, each in enumerate(found["search"]["rounds"]):
+            value |= {int(layer): i + score for layer, score in each["scores"].items()}
+        value[found["search"]["layer"]] += 1
+        tried.append(("search", [value[k] for k in range(settings["num_layers"])], found["search"]["steps"] / whole))
+    for name, values, cost in tried:
+        values = np.array(values, dtype=float)[[int(layer) for layer in singles]]
+        agreement = correlate((c, drawn), (values, np.tile(values, (len(drawn), 1))))
+        pick, best = values.argmax(), c.argmax()
+        text, p = format_correlation(agreement, "spearman").rsplit(", p = ", 1)
+        regret = with_interval(c[best] - c[pick], drawn[:, best] - drawn[:, pick])
+        lines.append([name, text, p, singles[pick], f"{c[pick]:.2f}", regret, f"{cost:.1%}"])
+    return align(lines) if len(lines) > 1 else ""
+
+
+def studies(settings, runs, found, rows, draws, layers):
+    """The tables of this section for which the runs are there: title -> text."""
+    if not {"base", "full"} <= set(layers) or rows[0]["score"] == rows[1]["score"]:
+        return {}
+    texts = {
+        "Two layers together": additivity,
+        "How far the weights moved": movement,
+        "Other domains": elsewhere,
+        "Voting": voting,
+    }
+    texts = {title: function(runs, rows, draws, layers) for title, function in texts.items()}
+    texts["Which layer, without the sweep"] = guesses(settings, found, rows, draws, layers) if found else ""
+    return {title: text for title, text in texts.items() if text}
 
 
 # ---------------------------------------------------------------------------------------------------- writing
@@ -298,14 +533,18 @@ def format_curves(sweeps):
     return align(lines)
 
 
+def format_correlation(found, name):
+    value, low, high, p = (found[name + end] for end in ("", "_low", "_high", "_p"))
+    return "-, p = -" if value is None else f"{value:.2f} [{low:.2f}, {high:.2f}], p = {p:.4f}"
+
+
 def format_pairs(pairs):
     """The table of `compare` as text."""
     lines = [["rank agreement of C(k)", "layers", "Spearman [95 % interval]", "p", "Pearson [95 % interval]", "p"]]
     for pair in pairs:
         cells = [f"{pair['a']} / {pair['b']}", str(pair["layers"])]
         for name in ("spearman", "pearson"):
-            value, low, high, p = (pair[name + end] for end in ("", "_low", "_high", "_p"))
-            cells += ["-", "-"] if value is None else [f"{value:.2f} [{low:.2f}, {high:.2f}]", f"{p:.4f}"]
+            cells += format_correlation(pair, name).split(", p = ")
         lines.append(cells)
     return align(lines)
 
@@ -318,14 +557,15 @@ def format_table(rows):
 
     steps = [name for name in rows[0] if name.startswith("contribution_step_")]
     head = ["layer", "S sampled ± s.e.", "C(k) [95 % interval]", "S greedy", "C greedy"]
-    lines = [head + [f"C at step {name.rsplit('_', 1)[1]}" for name in steps] + ["length", "truncated", "seeds"]]
+    lines = [head + [f"C at step {name.rsplit('_', 1)[1]}" for name in steps] + ["trains", "length", "truncated", "seeds"]]
     for row in rows:
         c = "-"
         if row["layer"] not in ("base", "full") and row["contribution"] is not None:
             c = f"{number(row['contribution'], 2)} [{number(row['low'], 2)}, {number(row['high'], 2)}]"
         cells = [row["layer"], f"{row['score']:.3f} ± {row['score_se']:.3f}", c, number(row["greedy"], 3)]
         cells += [number(row[name], 2) for name in ("greedy_contribution", *steps)]
-        lines.append([*cells, number(row["length"], 1), f"{row['truncated']:.1%}", str(row["seeds"])])
+        trains = "-" if row["trains"] is None else f"{row['trains']:.1%}"
+        lines.append([*cells, trains, number(row["length"], 1), f"{row['truncated']:.1%}", str(row["seeds"])])
     return align(lines)
 
 
@@ -437,10 +677,10 @@ def fail(message):
     sys.exit(2)
 
 
-def sweep_files(settings, runs, rows):
+def sweep_files(settings, runs, found, rows):
     """What is written of one sweep: name -> text. The .json holds all that is needed to write the three again."""
     record = ",\n".join(json.dumps(run) for run in runs)
-    head = json.dumps({"settings": settings, "rows": rows}, indent=1)[:-2]
+    head = json.dumps({"settings": settings, "rows": rows, "guesses": found}, indent=1)[:-2]
     table = io.StringIO()
     writer = csv.DictWriter(table, rows[0], lineterminator="\n")
     writer.writeheader()
@@ -457,40 +697,49 @@ def main(argv=None):
     parser.add_argument("runs", nargs="*", default=["runs"], metavar="RUNS", help="folders of runs (default: runs)")
     parser.add_argument("--out", default=".", metavar="DIR", help="where the files go (default: here)")
     args = parser.parse_args(argv)
-    out, sweeps = Path(args.out), {}
-    files = {}
+    out, sweeps, texts, files = Path(args.out), {}, {}, {}
     try:
-        for folder in args.runs:
+        folders = [sorted(path.parent for path in Path(f).glob("*/contribution.json")) or [Path(f)] for f in args.runs]
+        folders = sum(folders, [])
+        for folder in folders:
             settings, runs, notes = read_runs(folder)
-            name = Path(folder).resolve().name
+            name = folder.resolve().name
+            name = str(folder) if name in sweeps else name
             rows, draws, layers = summarize(settings, runs)
-            sweeps[name if name not in sweeps else folder] = settings, rows, draws, layers
+            sweeps[name] = settings, rows, draws, layers
+            try:
+                found = read_guesses(folder)
+                more = studies(settings, runs, found, rows, draws, layers)
+            except DAMAGED as error:
+                found, more = {}, {}
+                notes.append(f"probe.json or search.json cannot be read ({type(error).__name__}: {error})")
             for note in notes:
                 print(f"left out of {plain(folder)}: {plain(note)}")
-        if len(sweeps) == 1:
-            files = sweep_files(settings, runs, rows)
-        else:
+            texts[name] = [format_table(rows), findings(settings, rows, draws, layers), *(f"{t}\n{more[t]}" for t in more)]
+            if settings.get("quick"):
+                texts[name].append("This was --quick, a smoke test: too short for its figures to mean much.")
+            folder = out / name if len(folders) > 1 else out
+            files |= {folder / file: text for file, text in sweep_files(settings, runs, found, rows).items()}
+        if len(sweeps) > 1:
             pairs = compare(sweeps)
             curves = {name: {"settings": sweep[0], "rows": sweep[1]} for name, sweep in sweeps.items()}
-            files = {"curves.json": json.dumps({"sweeps": curves, "pairs": pairs}, indent=1) + "\n"}
-            files["curves.svg"] = draw_curves(sweeps)
-        out.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():  # beside, and renamed when all are whole
-            (out / f"{name}.part").write_text(content, encoding="utf-8")
-        for name in files:
-            (out / f"{name}.part").replace(out / name)
+            files[out / "curves.json"] = json.dumps({"sweeps": curves, "pairs": pairs}, indent=1) + "\n"
+            files[out / "curves.svg"] = draw_curves(sweeps)
+        parts = {path.with_name(f"{path.name}.part"): path for path in files}
+        for part, path in parts.items():  # beside, and renamed when all are whole
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(files[path], encoding="utf-8")
+        for part, path in parts.items():
+            part.replace(path)
     except (ValueError, OSError) as error:
-        for part in filter(Path.is_file, (out / f"{name}.part" for name in files)):
-            part.unlink()
+        for path in files:
+            path.with_name(f"{path.name}.part").unlink(missing_ok=True)
         fail(error)
-    print((format_table(rows) if len(sweeps) == 1 else format_curves(sweeps)) + "\n")
-    for name, (settings, rows, draws, layers) in sweeps.items():
-        print(f"{name}: " * (len(sweeps) > 1) + findings(settings, rows, draws, layers) + "\n")
-        if settings.get("quick"):
-            print("This was --quick, a smoke test: too short for its figures to mean much.\n")
+    for name, blocks in texts.items():
+        print("\n\n".join([f"{name}\n{'-' * len(name)}"] * (len(texts) > 1) + blocks) + "\n")
     if len(sweeps) > 1:
-        print(format_pairs(pairs) + "\n")
-    print(f"written: {', '.join(str(out / name) for name in files)}")
+        print(f"{format_curves(sweeps)}\n\n{format_pairs(pairs)}\n")
+    print(f"written: {', '.join(map(str, files))}")
 
 
 if __name__ == "__main__":

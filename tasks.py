@@ -34,7 +34,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
@@ -58,6 +58,7 @@ class Task:
     demonstrate: Callable | None = None  # (rng) -> [(prompt, completion), ...] to teach a base model with
     vocabulary: tuple = ()  # words of the embedded tokenizer
     train: tuple = ()  # every training Problem, where they are finitely many
+    also: dict = field(default_factory=dict)  # name -> Task: those not trained on, that a trained model is scored on too
 
     def start(self, problem):
         """A fresh episode: `prompt`, `anchor` (its state), `step(text)` -> reward, `done`, `solved`, `answer`, `out_of_steps`."""
@@ -94,15 +95,16 @@ def show_addition(rng, a, b):
     return total[::-1] if habit == "reversed" else total
 
 
-def arithmetic():
+def arithmetic(asked="add"):
     """The embedded task: "add 1234 0567 =" -> "01801", taught by writers of whom most have a bad habit.
 
     The base sees four skills, three of them always right. Additions come from a mixture of writers, so it learns to add and
     also to err, and cannot know whom to imitate. RL on additions alone has to select: the part of reinforcement learning
     after pretraining that a tiny model can show in seconds. Numbers are zero-padded: every answer is DIGITS + 1 digits long.
+    Another skill may be `asked` for, to see what RL on additions did to it.
     """
 
-    def problem(rng, skill="add"):
+    def problem(rng, skill=asked):
         a, b = rng.randrange(10**DIGITS), rng.randrange(10**DIGITS)
         return Problem(f"{skill} {a:0{DIGITS}} {b:0{DIGITS}} =", f"{SKILLS[skill](a, b):0{DIGITS + 1}}"), a, b
 
@@ -364,10 +366,10 @@ def load_task(spec, embedded=True, fields=None):
         raise ValueError(f"--fields {fields}: must be two names, such as question,answer, and --task a .jsonl or .json file")
     if file:
         return from_file(spec, fields)
-    if spec in ("math", "code"):
+    if spec in ("math", "code", *SKILLS):
         if not embedded:
             raise ValueError(f"--task {spec} is for the embedded model; a checkpoint wants a file of problems, or household")
-        return arithmetic() if spec == "math" else code()
+        return code() if spec == "code" else arithmetic("add" if spec == "math" else spec)
     if spec == "household":
         return household(english=not embedded)
     if spec.startswith("alfworld:"):

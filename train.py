@@ -20,6 +20,7 @@ services, configuration files, distributed data parallelism (runs are independen
 import argparse
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import platform
@@ -183,7 +184,7 @@ def layers_of(spec, num_layers, seed=0):
         return sorted(map(int, parts))
     raise ValueError(
         f"--layer {spec}: this model has layers 0 to {num_layers - 1}; it must be one of them, several such as 3,5 without "
-        "repeats, full, norm, base, mid-K, random-K or top-K with K from 1 to the number of layers, or each"
+        "repeats, full, norm, base, mid-K, random-K or top-K with K from 1 to the number of layers, each, pairs, probe or search"
     )
 
 
@@ -203,11 +204,15 @@ def choose(model, spec, seed=0):
     return names, start
 
 
+def panel_of(task, settings):
+    return getattr(task, settings["panel"])[: settings["eval_problems"]]
+
+
 def evaluate(model, tokenizer, task, problems, settings):
     """Score a model on fixed problems: `samples` episodes each at the temperature of training, and the greedy one.
 
     Returns score and greedy (0 to 1: solved), mean length in tokens and truncated share of the sampled episodes, and for each
-    problem how many samples solved it, whether the greedy one did, and the answers given. The same random numbers every time.
+    problem which samples solved it, whether the greedy one did, and the answers given. The same random numbers every time.
     """
     generator = torch.Generator(device=model.lm_head.weight.device).manual_seed(1)
     n, samples = len(problems), settings["samples"]
@@ -220,13 +225,15 @@ def evaluate(model, tokenizer, task, problems, settings):
         )  # fmt: skip
 
     episodes, batch = played(samples, settings["temperature"])
-    right = [sum(episode.solved for episode in episodes[i : i + samples]) for i in range(0, n * samples, samples)]
-    answers = [[episode.answer for episode in episodes[i : i + samples]] for i in range(0, n * samples, samples)]
+    groups = [episodes[i : i + samples] for i in range(0, n * samples, samples)]
+    solved = ["".join(str(int(episode.solved)) for episode in group) for group in groups]  # such as "0110"
+    right = [outcomes.count("1") for outcomes in solved]
     lengths, cut = lengths_of(batch, episodes)
     greedy = [int(episode.solved) for episode in played(1, 0.0)[0]]
     return {
         "score": sum(right) / (n * samples), "greedy_score": sum(greedy) / n, "length": sum(lengths) / len(lengths),
-        "truncated": sum(cut) / len(cut), "samples": samples, "lengths": lengths, "answers": answers,
+        "truncated": sum(cut) / len(cut), "samples": samples, "lengths": lengths, "solved": solved,
+        "answers": [[episode.answer for episode in group] for group in groups],
         "right": "".join(map(str, right)), "greedy": "".join(map(str, greedy)),  # one character a problem
     }  # fmt: skip
 
@@ -266,7 +273,7 @@ def train_steps(model, tokenizer, task, folder, settings, trained, untrained, st
     steps = settings["steps"] if trained else 0
     bar.reset(total=steps)
     points = sorted({round(steps * third / 3) for third in (1, 2, 3)} - {0}) or [0]
-    problems = getattr(task, settings["panel"])[: settings["eval_problems"]]
+    problems = panel_of(task, settings)
     faster = layers_of(settings["layer"], settings["num_layers"]) if "boost_lr" in settings else []
     faster = tuple(f"model.layers.{k}." for k in faster)
     factors = [settings["boost_lr"] / settings["lr"] if faster and name.startswith(faster) else 1.0 for name in trained]
@@ -327,7 +334,14 @@ def train_steps(model, tokenizer, task, folder, settings, trained, untrained, st
         part = name.split(".")[2] if ".layers." in name else name
         change[part] = change.get(part, 0.0) + (master.detach() - untrained[name].float()).square().sum().item()
     change = {part: squares**0.5 for part, squares in change.items()}
-    write_json(folder / "eval.json", {"panel": settings["panel"], "step": points[-1], **last, "before": path, "change": change})
+    elsewhere = {
+        name: evaluate(model, tokenizer, other, panel_of(other, settings), settings) for name, other in task.also.items()
+    }
+    counts = [sum(p.numel() for p in parameters) for parameters in (trained.values(), model.parameters())]
+    write_json(folder / "eval.json", {
+        "panel": settings["panel"], "step": points[-1], **last, "before": path, "also": elsewhere, "change": change,
+        "trained": counts[0], "parameters": counts[1],
+    })  # fmt: skip
     for path in sorted(folder.glob("checkpoint*"), reverse=True):  # the last one last: until then the run is not done
         path.unlink()
 
@@ -413,7 +427,20 @@ def claim_settings(runs):
             write_json(folder / "config.json", {"settings": settings, "versions": versions})
 
 
-def sweep(runs, model, tokenizer, task, helpers=()):
+@contextlib.contextmanager
+def helping(command, environment, count):
+    """Within this block `count` more processes run the same command, and so share its runs; it ends when they do."""
+    helpers = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(count)]
+    try:
+        yield
+        for helper in helpers:  # they end by themselves, as there is nothing left to do
+            helper.wait()
+    finally:
+        for helper in helpers:
+            helper.terminate()
+
+
+def sweep(runs, model, tokenizer, task):
     """Do all `runs`, a dict of folder -> settings, with whatever other processes work on them, until each is done.
 
     Returns one line for each run that failed; the others go on. OSError, one line, where a folder cannot be written.
@@ -449,14 +476,88 @@ def sweep(runs, model, tokenizer, task, helpers=()):
             if busy == len(left):
                 time.sleep(0.2)
         check()
-        for helper in helpers:  # they end by themselves, as there is nothing left to do
-            helper.wait()
     finally:
         bar.close()
         overall.close()
-        for helper in helpers:
-            helper.terminate()
     return list(failed.values())
+
+
+# ---------------------------------------------------------------------------------------------------- which layer?
+
+
+def probe(model, tokenizer, task, settings, batches=3):
+    """What gradients at the base say of each layer, before anything is trained: statistic -> one number a layer.
+
+    g is the gradient of the policy loss on one prompt's group, from `batches` batches of a training step each. Per layer:
+    gradient, the norm of the mean g; relative, that divided by the norm of the weights; signal_to_noise, the squared norm of
+    the mean g over its variance from prompt to prompt; adam, the mean |g| summed, what a first Adam step promises to gain.
+    middle is no measurement: nearness to the middle of the stack, which is what the paper advises without any.
+    """
+    choose(model, "full")
+    model.recompute = settings["recompute"]
+    L, P, G = model.config.num_hidden_layers, settings["prompts"], settings["group"]
+    layers = [[p for name, p in model.named_parameters() if name.startswith(f"model.layers.{k}.")] for k in range(L)]
+    total, squares, prompts = [[torch.zeros_like(p, dtype=torch.float32) for p in layer] for layer in layers], [0.0] * L, 0
+    generator = torch.Generator(device=model.lm_head.weight.device).manual_seed(settings["seed"])
+    algorithm = dict(rl.ALGORITHMS[settings["algo"]])
+    aggregate = algorithm.pop("aggregate")
+    for step in tqdm(range(batches), desc="probe", leave=False):
+        episodes = [task.start(problem) for problem in task.draw(settings["seed"], step, P) for _ in range(G)]
+        batch = rl.play(
+            model, tokenizer, episodes, group_size=G, max_new_tokens=settings["max_tokens"],
+            temperature=settings["temperature"], eos_id=tokenizer.eos_ids, generator=generator,
+            token_budget=4 * settings["token_budget"],
+        )  # fmt: skip
+        advantages = rl.advantages(batch, G, **algorithm)
+        for group in range(P):
+            rows = [row for row, episode in enumerate(batch.episode) if episode // G == group]
+            for part in rl.micro_batches(batch, [row for row in rows if advantages[row] != 0], settings["token_budget"]):
+                logprobs, mask = rl.score(model, batch, part, settings["temperature"])
+                loss = rl.policy_loss(
+                    logprobs, logprobs.detach(), advantages[part], mask, aggregate=aggregate, max_tokens=settings["max_tokens"]
+                )
+                (loss * len(part) / len(rows)).backward()
+            prompts += 1
+            for k, layer in enumerate(layers):
+                for mean, p in zip(total[k], layer):
+                    if p.grad is not None:
+                        mean += p.grad
+                        squares[k] += p.grad.float().square().sum().item()
+            model.zero_grad()
+    found = {"gradient": [], "relative": [], "signal_to_noise": [], "adam": []}
+    for layer, sums, square in zip(layers, total, squares):
+        norm, weights = (sum(t.float().square().sum().item() for t in tensors) ** 0.5 for tensors in (sums, layer))
+        variance = (square - norm**2 / prompts) / prompts
+        found["gradient"].append(norm / prompts)
+        found["relative"].append(norm / prompts / weights)
+        found["signal_to_noise"].append((norm / prompts) ** 2 / (max(variance, 1e-30) / prompts))
+        found["adam"].append(sum(t.abs().sum().item() for t in sums) / prompts)
+    return {**found, "middle": [-abs(k - (L - 1) / 2) for k in range(L)]}
+
+
+def search(args, config, root, run_sweep):
+    """Find a layer for less than the sweep costs: train all for a few steps, drop the worse half, the rest for twice as many.
+
+    Every round is anew, with a whole schedule of its own, under root/search-STEPS; the last has half of --steps. Scored on the
+    validation panel. Returns {"layer", "rounds": [{"steps", "scores"}], "steps"}: `steps` of one layer, all rounds together.
+    """
+    layers, rounds = list(range(config.num_hidden_layers)), []
+    halvings = (len(layers) - 1).bit_length()
+    for i in range(halvings):
+        steps = max(1, args.steps >> (halvings - i))
+        options = argparse.Namespace(**{**vars(args), "steps": steps, "find_lr": [args.lr]})
+        runs = {}
+        for k in layers:
+            options.layer = str(k)
+            runs |= runs_of(options, config, root / f"search-{steps}")
+        run_sweep(runs)
+        scores = {
+            k: [read_json(f / "eval.json", "score", float) for f, s in runs.items() if s["layer"] == str(k)] for k in layers
+        }
+        scores = {k: sum(values) / len(values) for k, values in scores.items()}
+        rounds.append({"steps": steps, "scores": scores})
+        layers = sorted(layers, key=lambda k: -scores[k])[: (len(layers) + 1) // 2]
+    return {"layer": layers[0], "rounds": rounds, "steps": sum(r["steps"] * len(r["scores"]) for r in rounds)}
 
 
 # ---------------------------------------------------------------------------------------------------- plan and merge
@@ -513,7 +614,8 @@ def what_to_lower(config, settings, prompt_length):
 
 
 def longest_prompt(tokenizer, task):
-    return max(map(len, tokenizer.encode([p.prompt for p in (*task.validation, *task.test, *task.train)])))
+    every = [p.prompt for one in (task, *task.also.values()) for p in (*one.validation, *one.test, *one.train)]
+    return max(map(len, tokenizer.encode(every)))
 
 
 def print_plan(config, runs, prompt_length):
@@ -587,7 +689,10 @@ def parse(argv):
     parser.error = fail
     add = parser.add_argument
     add(
-        "--layer", default="each", metavar="SPEC", help="5 | 3,5 | full | norm | base | mid-4 | top-4 | random-4 | each (default)"
+        "--layer",
+        default="each",
+        metavar="SPEC",
+        help="5 | 3,5 | full | norm | base | mid-4 | top-4 | random-4 | each (default) | pairs | probe | search",
     )
     add("--boost", metavar="SPEC", help="train everything, these layers (3,5 | mid-4 | top-4 | ...) at the rate --boost-lr")
     add("--boost-lr", type=float, help="their learning rate (default: twice --lr, as in the paper)")
@@ -599,6 +704,11 @@ def parse(argv):
         help="math (default), code, household, alfworld:FOLDER, or a .jsonl or .json file of problems",
     )
     add("--fields", metavar="Q,A", help="names of the question and answer fields of a --task file whose format is not known")
+    add(
+        "--also",
+        metavar="TASKS",
+        help="tasks that are not trained on, to score every model on too: a.jsonl,household; of math: sub,max,min",
+    )
     add("--algo", default="grpo", choices=rl.ALGORITHMS, help="default: grpo")
     add("--runs", default="runs", metavar="DIR", help="folder for the runs (default: runs)")
     add("--seeds", default=None, metavar="0,1,2", help="one run per seed (default 0,1,2 for the embedded model, else 0)")
@@ -643,6 +753,9 @@ def parse(argv):
         args.task = str(Path(args.task).resolve())
     if args.task.startswith("alfworld:"):  # in which the shell expands no ~
         args.task = f"alfworld:{Path(os.path.expanduser(args.task.removeprefix('alfworld:'))).resolve()}"
+    args.also = [
+        str(Path(name).resolve()) if name.endswith((".json", ".jsonl")) else name for name in (args.also or "").split(",") if name
+    ]
     if args.eval_problems is None:
         args.eval_problems = 8 * args.prompts  # a short trial is evaluated shortly
     for name in "steps prompts group max_tokens epochs eval_problems samples jobs token_budget save_every".split():
@@ -706,13 +819,17 @@ def top_layers(root, count, num_layers):
 def runs_of(args, config, root):
     """The runs a command asks for: folder -> settings. ValueError for a --layer that makes no sense for this model."""
     L = config.num_hidden_layers
-    specs = ["base", "full", "norm", *map(str, range(L))] if args.layer == "each" else [resolved(args.layer, root, L)]
+    each = list(map(str, range(L)))
+    several = {"each": ["base", "full", "norm", *each], "pairs": list(map(",".join, itertools.combinations(each, 2)))}
+    several |= {"probe": ["full"], "search": each}
+    specs = several.get(args.layer) or [resolved(args.layer, root, L)]
     if args.boost:
         specs = [f"boost-{resolved(args.boost, root, L)}"]
     names = "task algo steps prompts group max_tokens temperature clip kl epochs eval_problems samples quick device"
     shared = {name: getattr(args, name) for name in [*names.split(), "token_budget", "recompute"]}
     shared["model"] = args.model or f"embedded, seed {args.base_seed}, {args.teach_steps} steps"
     shared |= {"fields": args.fields} if args.fields else {}
+    shared |= {"also": args.also} if args.also else {}
     shared |= {"num_layers": L, "warmup": 5, "panel": "validation" if args.find_lr else "test"}
     runs = {}
     for seed in args.seeds:
@@ -752,6 +869,19 @@ def report_rates(runs):
         print(f"{lr:<10g}  {sum(values) / len(values):.3f}")
 
 
+def report(root, name, found):
+    """Print what `probe` or `search` found, and leave it in `root` for analyze.py."""
+    if not PARENT:
+        root.mkdir(parents=True, exist_ok=True)
+        write_json(root / f"{name}.json", found)
+        print(
+            "\n".join(
+                f"{key:16}" + (" ".join(f"{v:10.3g}" for v in value) if name == "probe" else str(value))
+                for key, value in found.items()
+            )
+        )
+
+
 def main(argv=None):
     args = parse(argv)
     embedded, root = args.model is None, Path(args.runs)
@@ -765,6 +895,12 @@ def main(argv=None):
             merge(args.merge, args.out, args.model)
             return print(f"written: {args.out}")
         task = tasks.load_task(args.task, embedded or args.plan, args.fields)
+        task.also = {name: tasks.load_task(name, embedded) for name in args.also}
+        for name, other in task.also.items():
+            if embedded and not {*other.vocabulary} <= {*task.vocabulary}:
+                raise ValueError(
+                    f"--also {name}: the embedded model of --task {args.task} does not know its words; math also has sub, max, min"
+                )
         args.eval_problems = min(args.eval_problems, len(task.test))
         if args.plan:
             config = EMBEDDED_CONFIG if embedded else Config.from_hf(read_json(path / "config.json"))
@@ -784,19 +920,25 @@ def main(argv=None):
         runs = runs_of(args, config, root)
         dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
         model = Transformer.from_pretrained(path, dtype=dtype, device=args.device)
-        root.mkdir(parents=True, exist_ok=True)
-        with locked(root / "settings.lock", wait=True):
-            claim_settings(runs)
-        for settings in runs.values():
-            settings["save_every"] = args.save_every  # not among those claimed: it changes no result
 
+        def run_all(runs):
+            folder = next(iter(runs)).parent
+            folder.mkdir(parents=True, exist_ok=True)
+            with locked(folder / "settings.lock", wait=True):
+                claim_settings(runs)
+            for settings in runs.values():
+                settings["save_every"] = args.save_every  # not among those claimed: it changes no result
+            if failed := sweep(runs, model, tokenizer, task):
+                sys.exit(1 if PARENT else "\n".join(failed))
+
+        if args.layer == "probe":
+            return report(root, "probe", probe(model, tokenizer, task, *runs.values()))
         command = [sys.executable, __file__, *(sys.argv[1:] if argv is None else argv), "--jobs", "1"]
         environment = {**os.environ, "ONELAYER_PARENT": str(os.getpid()), "OMP_NUM_THREADS": str(threads)}
-        helpers = min(jobs, sum(not is_done(folder) for folder in runs)) - 1
-        helpers = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(helpers)]
-        failed = sweep(runs, model, tokenizer, task, helpers)
-        if failed:
-            sys.exit(1 if PARENT else "\n".join(failed))
+        with helping(command, environment, max(0, min(jobs, sum(not is_done(folder) for folder in runs)) - 1)):
+            if args.layer == "search":
+                return report(root, "search", search(args, config, root, run_all))
+            run_all(runs)
         if args.find_lr:
             report_rates(runs)
     except (ValueError, OSError) as error:
