@@ -1,10 +1,11 @@
 """The contribution curve, from the files that runs leave behind: it reads, and trains nothing.
 
-    python analyze.py [RUNS] [--out DIR]
+    python analyze.py [RUNS ...] [--out DIR]
 
 RUNS (default: runs) is a folder of run folders as train.py writes them, or one that holds a `contribution.json` written here
 before. Prints the table and what it shows, and writes to DIR (default: here) contribution.csv, contribution.json (the rows,
-and each run's outcomes, from which everything can be computed again) and contribution.svg.
+and each run's outcomes, from which everything can be computed again) and contribution.svg. Several folders are compared: one
+picture of all curves, curves.svg, and how far every two of them agree on which layers matter, curves.json.
 
 Scores are means over seeds and problems, 0 to 1. Intervals are bootstrapped: problems and seeds are drawn again with
 replacement, the same draw for every row, 2,000 times; the interval holds the middle 95 % of what comes out. Few seeds make
@@ -13,13 +14,16 @@ it too narrow: three say little about the fourth.
 
 import argparse
 import csv
+import io
 import json
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 
 DRAWS = 2000
+DAMAGED = (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError)  # what reading a file may end in
 
 
 # ---------------------------------------------------------------------------------------------------- reading
@@ -31,44 +35,65 @@ def read_runs(folder):
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; it should hold the runs of train.py")
     settings, runs, notes = None, [], []
-    for path in sorted(folder.glob("*/config.json")):
+    for path in sorted({path.parent for name in ("config", "eval") for path in folder.glob(f"*/{name}.json")}):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if "settings" not in content:
+            content = json.loads((path / "config.json").read_text(encoding="utf-8"))
+            finished = (path / "eval.json").exists()
+            if not finished and isinstance(content, dict) and "settings" not in content:
                 continue  # a model's configuration: the base lives here too
             this = dict(content["settings"])
             layer, seed = this.pop("layer"), this.pop("seed")
+            this.pop("boost_lr", None)
             if this["panel"] != "test":
                 continue
-            if not (path.parent / "eval.json").exists():
-                notes.append(f"{path.parent.name} is not finished")
+            if not finished:
+                notes.append(f"{path.name} is not finished")
                 continue
-            found = json.loads((path.parent / "eval.json").read_text(encoding="utf-8"))
+            if runs and this != settings:
+                name = next(name for name in {**this, **settings} if this.get(name) != settings.get(name))
+                notes.append(f"{path.name} was made with {name} = {this.get(name)!r}, not {settings.get(name)!r}")
+                continue
+            found = json.loads((path / "eval.json").read_text(encoding="utf-8"))
             run = {name: found[name] for name in ("right", "greedy", "samples", "length", "truncated", "before")}
-            if set(run["right"]) - set("0123456789") or len(run["right"]) != len(run["greedy"]) or not run["right"]:
-                raise ValueError("outcomes are damaged")
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-            notes.append(f"{path.parent.name} cannot be read ({type(error).__name__}: {error})")
-            continue
-        settings = settings or this
-        if this != settings:
-            name = next(name for name in {**this, **settings} if this.get(name) != settings.get(name))
-            notes.append(f"{path.parent.name} was made with {name} = {this.get(name)!r}, not {settings.get(name)!r}")
-            continue
-        runs.append({"layer": layer, "seed": seed, **run})
+            runs.append(checked({"layer": layer, "seed": seed, **run}, this, runs))
+            settings = this
+        except DAMAGED as error:
+            notes.append(f"{path.name} cannot be read ({type(error).__name__}: {error})")
     if not runs and (folder / "contribution.json").exists():
         try:
             record = json.loads((folder / "contribution.json").read_text(encoding="utf-8"))
-            if not record["runs"]:
+            for run in record["runs"]:
+                runs.append(checked(run, record["settings"], runs))
+            if not runs:
                 raise ValueError("no runs in it")
-            return record["settings"], record["runs"], []
-        except (ValueError, KeyError, TypeError) as error:
+            return record["settings"], runs, []
+        except DAMAGED as error:
             raise ValueError(f"{folder / 'contribution.json'}: damaged ({error})") from None
     if not runs:
         raise ValueError(
             f"{folder}: no finished run" + "".join(f"; {note}" for note in notes) + "; python train.py --layer each makes them"
         )
     return settings, runs, notes
+
+
+def checked(run, settings, others):
+    """`run`, if figures can be computed from it and the `others`; an exception, one of DAMAGED, says what is wrong with it."""
+    n, L, digits = len(run["right"]), settings["num_layers"], "0123456789"[: run["samples"] + 1]
+    outcomes = [run, *run["before"].values()]
+    fine = {
+        "num_layers": isinstance(L, int) and 0 < L < 10_000,
+        "layer": re.fullmatch("[a-z0-9,-]+", run["layer"]) and not (run["layer"].isdecimal() and int(run["layer"]) >= L),
+        "seed": isinstance(run["seed"], int) and all((run["layer"], run["seed"]) != (o["layer"], o["seed"]) for o in others),
+        "samples": 0 < run["samples"] < 10,
+        "right": n > 0 and all(len(o["right"]) == n and set(o["right"]) <= set(digits) for o in outcomes + others),
+        "greedy": all(len(o["greedy"]) == n and set(o["greedy"]) <= {"0", "1"} for o in outcomes),
+        "before": all(re.fullmatch("[0-9]{1,9}", point) for point in run["before"]),
+        "length": 0 <= run["length"] < 1e9,
+        "truncated": 0 <= run["truncated"] <= 1,
+    }
+    if wrong := [name for name in fine if not fine[name]]:
+        raise ValueError(f"{', '.join(wrong)}: damaged, or at odds with another run")
+    return run
 
 
 def outcomes(runs, layers, what="right", point=None):
@@ -195,7 +220,94 @@ def findings(settings, rows, draws, layers):
     return text
 
 
+# ---------------------------------------------------------------------------------------------------- between sweeps
+
+
+def ranks(values):
+    """Ranks from 1 of values (..., n); equal values share the mean of their ranks."""
+    below = (values[..., None, :] < values[..., :, None]).sum(-1)
+    equal = (values[..., None, :] == values[..., :, None]).sum(-1)
+    return below + (equal + 1) / 2
+
+
+def pearson(x, y):
+    """Pearson's correlation along the last axis; of `ranks`, it is Spearman's. NaN where one of them does not vary."""
+    x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
+
+
+def correlate(a, b, seed=0):
+    """How far two sweeps of equal depth agree on their layers' C(k): Spearman and Pearson, each with p and 95 % interval.
+
+    p: how often a random permutation of one curve correlates as strongly, either way. Interval: both curves resampled over
+    their own seeds and problems. a, b: (C (layers,), its bootstrap draws (draws, layers)).
+    """
+    rng, found = np.random.default_rng(seed), {}
+    shuffled = rng.permuted(np.tile(a[0], (10000, 1)), axis=1)
+    drawn = b[1][rng.permutation(len(b[1]))]  # the draws of two sweeps have nothing to do with each other
+    for name, of in (("spearman", ranks), ("pearson", np.asarray)):
+        rho = pearson(of(a[0]), of(b[0]))
+        p = (1 + (np.abs(pearson(of(shuffled), of(b[0]))) >= np.abs(rho) - 1e-12).sum()) / (1 + len(shuffled))
+        low, high = interval(pearson(of(a[1]), of(drawn))[:, None])
+        found |= {name: clean(rho), f"{name}_p": clean(p), f"{name}_low": clean(low[0]), f"{name}_high": clean(high[0])}
+    return found
+
+
+def single_curve(sweep):
+    """C(k) of a sweep's single layers, its draws, and the layers: what `correlate` compares."""
+    settings, rows, draws, layers = sweep
+    singles = [layer for layer in layers if layer.isdecimal()]
+    draws = contribution(draws, draws[:, [0]], draws[:, [1]])[:, [layers.index(layer) for layer in singles]]
+    return np.array([row["contribution"] for row in rows if row["layer"] in singles], dtype=float), draws, singles
+
+
+def compare(sweeps):
+    """One dict for every pair of sweeps (name -> (settings, rows, draws, layers)) that measured the same layers."""
+    pairs, names = [], [name for name, (_, rows, _, layers) in sweeps.items() if {"base", "full"} <= set(layers)]
+    for i, one in enumerate(names):
+        for other in names[i + 1 :]:
+            (*a, layers), (*b, others) = single_curve(sweeps[one]), single_curve(sweeps[other])
+            if layers == others and len(layers) > 2:
+                pairs.append({"a": one, "b": other, "layers": len(layers), **correlate(a, b)})
+    return pairs
+
+
 # ---------------------------------------------------------------------------------------------------- writing
+
+
+def align(lines):
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+
+
+def format_curves(sweeps):
+    """Several sweeps side by side as text: scores of base and full training, C(k) [95 % interval] of all else."""
+    names = {row["layer"]: None for _, rows, *_ in sweeps.values() for row in rows}  # in order, once
+    lines = [["", *sweeps]]
+    for name in sorted(names, key=lambda name: (name.isdecimal(), int(name) if name.isdecimal() else 0)):
+        cells = []
+        for _, rows, *_ in sweeps.values():
+            row = next((row for row in rows if row["layer"] == name), {"score": None, "contribution": None})
+            if name in ("base", "full"):
+                cells.append("-" if row["score"] is None else f"{row['score']:.3f} ± {row['score_se']:.3f}")
+            else:
+                c = row["contribution"]
+                cells.append("-" if c is None else f"{c:.2f} [{row['low']:.2f}, {row['high']:.2f}]")
+        lines.append([f"S {name}" if name in ("base", "full") else f"C {name}", *cells])
+    return align(lines)
+
+
+def format_pairs(pairs):
+    """The table of `compare` as text."""
+    lines = [["rank agreement of C(k)", "layers", "Spearman [95 % interval]", "p", "Pearson [95 % interval]", "p"]]
+    for pair in pairs:
+        cells = [f"{pair['a']} / {pair['b']}", str(pair["layers"])]
+        for name in ("spearman", "pearson"):
+            value, low, high, p = (pair[name + end] for end in ("", "_low", "_high", "_p"))
+            cells += ["-", "-"] if value is None else [f"{value:.2f} [{low:.2f}, {high:.2f}]", f"{p:.4f}"]
+        lines.append(cells)
+    return align(lines)
 
 
 def format_table(rows):
@@ -214,118 +326,170 @@ def format_table(rows):
         cells = [row["layer"], f"{row['score']:.3f} ± {row['score_se']:.3f}", c, number(row["greedy"], 3)]
         cells += [number(row[name], 2) for name in ("greedy_contribution", *steps)]
         lines.append([*cells, number(row["length"], 1), f"{row['truncated']:.1%}", str(row["seeds"])])
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+    return align(lines)
+
+
+def text(x, y, content, anchor="middle", color="#333", extra=""):
+    content = str(content).replace("&", "&amp;").replace("<", "&lt;")
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{color}" {extra}>{content}</text>'
+
+
+def line(x1, y1, x2, y2, color, width=1.0, dash=""):
+    ends = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
+    return f'<line {ends} stroke="{color}" stroke-width="{width}" stroke-dasharray="{dash}"/>'
+
+
+def panel(left, width, title, ticks, curves, level=None):
+    """SVG elements of one panel: C(k) over relative depth, with the levels of the base, 0, and of full training, 1.
+
+    ticks: (depth 0 to 1, label); curves: (label, color, width, dash, [(depth, C, low, high), ...]), low and high None where no
+    interval is wanted; level: a C to draw as a horizontal line, or None.
+    """
+    values = [0.0, 1.0, *(value for *_, points in curves for point in points for value in point[1:] if value is not None)]
+    values += [level] if level is not None else []
+    bottom, top = min(values) - 0.08, max(values) + 0.08
+
+    def at(depth, value):
+        return left + width * (0.06 + 0.88 * depth), 330 - 258 * (value - bottom) / (top - bottom)
+
+    small, right = 'font-size="11"', left + width
+    svg = [text(left + width / 2, 22, title, extra='font-weight="bold"')]
+    every = next(step for step in (0.25, 0.5, 1, 2, 5, 10, 10 ** np.ceil(np.log10(top - bottom))) if top - bottom < 10 * step)
+    for tick in every * np.arange(int(np.ceil(bottom / every)), int(np.floor(top / every)) + 1):
+        y, strong = at(0, tick)[1], tick in (0, 1)
+        svg += [line(left, y, right, y, "#555" if strong else "#e4e4e4", 1.2 if strong else 1)]
+        svg += [text(right - 3, y - 5, "full training" if tick else "base", "end", "#777", small)] if strong else []
+        svg += [text(left - 7, y + 4, f"{tick + 0:.2f}", "end")]
+    for depth, label in ticks:
+        x = at(depth, 0)[0]
+        svg += [text(x, 348, label), text(x, 60, f"{depth:.0%}", color="#888", extra=small)]
+    svg += [
+        text(left + width / 2, 368, "layer trained alone"),
+        text(left + width / 2, 44, "relative depth", color="#888", extra=small),
+    ]
+    if level is not None:
+        y = at(0, level)[1]
+        svg += [line(left, y, right, y, "#777", 1.2, "2 4"), text(right - 70, y - 5, "final norm only", "end", "#777", small)]
+    for i, (label, color, stroke, dash, points) in enumerate(curves):
+        path = " ".join("{:.1f},{:.1f}".format(*at(depth, value)) for depth, value, *_ in points)
+        svg += [f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{stroke}" stroke-dasharray="{dash}"/>']
+        for depth, value, low, high in points:
+            x, y = at(depth, value)
+            svg += [line(x, at(0, low)[1], x, at(0, high)[1], color, 1.6)] if low is not None else []
+            svg += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{3.2 if stroke > 2 else 2.2}" fill="{color}"/>']
+        y = at(0, 0)[1] - 22 - 17 * (len(curves) - 1 - i)
+        svg += [line(left + 10, y - 4, left + 34, y - 4, color, stroke, dash), text(left + 40, y, label, "start")]
+    return svg
+
+
+def picture(*panels):
+    size = 'viewBox="0 0 880 390" font-family="Helvetica, Arial, sans-serif" font-size="13"'
+    head = [f'<svg xmlns="http://www.w3.org/2000/svg" {size}>', '<rect width="880" height="390" fill="white"/>']
+    return "\n".join([*head, *sum(panels, []), "</svg>"]) + "\n"
+
+
+def curve(rows, settings, name="contribution", bounds=("low", "high")):
+    """The points of a curve for `panel`: a column of the rows of single layers, and the columns of its interval."""
+    singles = [row for row in rows if row["layer"].isdecimal() and row[name] is not None]
+    last = max(settings["num_layers"] - 1, 1)
+    return [(int(row["layer"]) / last, row[name], *(row[b] if b else None for b in bounds)) for row in singles]
 
 
 def draw_curve(rows, settings):
-    """The picture as SVG text: C(k) with intervals and the greedy curve left, C along training right."""
-    singles = [row for row in rows if row["layer"].isdecimal() and row["contribution"] is not None]
+    """The picture of one sweep as SVG text: C(k) with intervals and the greedy curve left, C along training right."""
     norm = next((row["contribution"] for row in rows if row["layer"] == "norm"), None)
-    steps = [name for name in rows[0] if name.startswith("contribution_step_")]
-    L = settings["num_layers"]
-    values = [row[name] for row in singles for name in ("low", "high", "greedy_contribution", *steps) if row[name] is not None]
-    values += [norm] if norm is not None else []
-    bottom, top = min([0.0, *values]) - 0.08, max([1.0, *values]) + 0.08
-    svg = [
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 880 390" font-family="Helvetica, Arial, sans-serif" font-size="13">'
+    L, none, blue = settings["num_layers"], (None, None), "#1f5fa8"
+    ticks = [(layer / max(L - 1, 1), layer) for layer in range(0, L, max(1, L // 12))]
+    sampled = ("sampled answers, 95 % interval", blue, 2.5, "", curve(rows, settings))
+    greedy = ("greedy answers", "#c0392b", 1.5, "5 4", curve(rows, settings, "greedy_contribution", none))
+    title = "Layer contribution C(k) = (S_k − S_base) / (S_full − S_base)"
+    along = [name for name in rows[0] if name.startswith("contribution_step_")][:2]
+    along = [
+        (f"after {name.rsplit('_', 1)[1]} steps", shade, 2.0, "", curve(rows, settings, name, none))
+        for name, shade in zip(along, ["#b9cfe8", "#6f9fd0"][2 - len(along) :])
     ]
-    svg.append('<rect width="880" height="390" fill="white"/>')
+    along.append(("at the end", blue, 2.5, "", curve(rows, settings, bounds=none)))
+    return picture(
+        panel(52, 420, title, ticks, [greedy, sampled], norm), panel(526, 336, "C(k) along training", ticks, along)
+    )  # fmt: skip
 
-    def text(x, y, content, anchor="middle", color="#333", extra=""):
-        svg.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{color}" {extra}>{content}</text>')
 
-    def line(x1, y1, x2, y2, color, width=1.0, dash=""):
-        svg.append(
-            f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{color}" stroke-width="{width}" '
-            f'stroke-dasharray="{dash}"/>'
-        )
+def draw_curves(sweeps):
+    """The curves of several sweeps, name -> (settings, rows, ...), in one picture over relative depth."""
+    colors = ["#1f5fa8", "#c0392b", "#2e8b57", "#8e44ad", "#d68910", "#555555"]
+    curves = [
+        (name, colors[i % len(colors)], 2.5, "" if i < len(colors) else "5 4", curve(rows, settings))
+        for i, (name, (settings, rows, *_)) in enumerate(sweeps.items())
+    ]
+    ticks = [(quarter / 4, "") for quarter in range(5)]
+    return picture(panel(52, 810, "Layer contribution C(k)", ticks, curves))
 
-    def panel(left, width, title, curves):
-        def at(layer, value):
-            x = left + width * (layer + 0.5) / L
-            return x, 330 - 258 * (value - bottom) / (top - bottom)
 
-        text(left + width / 2, 22, title, extra='font-weight="bold"')
-        every = next(step for step in (0.25, 0.5, 1, 2, 5, 10, 10 ** np.ceil(np.log10(top - bottom))) if top - bottom < 10 * step)
-        for tick in every * np.arange(int(np.ceil(bottom / every)), int(np.floor(top / every)) + 1):
-            y = at(0, tick)[1]
-            strong = tick in (0, 1)
-            line(left, y, left + width, y, "#555" if strong else "#e4e4e4", 1.2 if strong else 1)
-            if strong:
-                text(left + width - 3, y - 5, "full training" if tick else "base", "end", "#777", 'font-size="11"')
-            text(left - 7, y + 4, f"{tick + 0:.2f}", "end")
-        for layer in range(0, L, max(1, L // 12)):
-            x = at(layer, 0)[0]
-            text(x, 348, layer)
-            text(x, 60, f"{layer / max(L - 1, 1):.0%}", color="#888", extra='font-size="11"')
-        text(left + width / 2, 368, "layer trained alone")
-        text(left + width / 2, 44, "relative depth", color="#888", extra='font-size="11"')
-        for i, (label, color, width_, dash, name, with_interval) in enumerate(curves):
-            points = [(*at(int(row["layer"]), row[name]), row) for row in singles if row[name] is not None]
-            path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in points)
-            svg.append(
-                f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{width_}" stroke-dasharray="{dash}"/>'
-            )
-            for x, y, row in points:
-                if with_interval:
-                    line(x, at(0, row["low"])[1], x, at(0, row["high"])[1], color, 1.6)
-                svg.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{3.2 if width_ > 2 else 2.2}" fill="{color}"/>')
-            y = at(0, 0)[1] - 22 - 17 * (len(curves) - 1 - i)
-            line(left + 10, y - 4, left + 34, y - 4, color, width_, dash)
-            text(left + 40, y, label, "start")
-        return at
-
-    at = panel(52, 420, "Layer contribution C(k) = (S_k − S_base) / (S_full − S_base)", [
-        ("greedy answers", "#c0392b", 1.5, "5 4", "greedy_contribution", False),
-        ("sampled answers, 95 % interval", "#1f5fa8", 2.5, "", "contribution", True),
-    ])  # fmt: skip
-    if norm is not None:
-        y = at(0, norm)[1]
-        line(52, y, 472, y, "#777", 1.2, "2 4")
-        text(400, y - 5, "final norm only", "end", "#777", 'font-size="11"')
-    shades = ["#b9cfe8", "#6f9fd0"][2 - len(steps[:2]) :]
-    curves = [(f"after {n.rsplit('_', 1)[1]} steps", color, 2.0, "", n, False) for n, color in zip(steps, shades)]
-    panel(526, 336, "C(k) along training", [*curves, ("at the end", "#1f5fa8", 2.5, "", "contribution", False)])
-    svg.append("</svg>")
-    return "\n".join(svg) + "\n"
+def plain(text):
+    """One line without control characters: what a file or its name holds must not steer the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))
 
 
 def fail(message):
     """The end of a command that cannot be done: one line, exit status 2."""
-    print(f"analyze.py: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"analyze.py: {plain(message)}", file=sys.stderr)
     sys.exit(2)
+
+
+def sweep_files(settings, runs, rows):
+    """What is written of one sweep: name -> text. The .json holds all that is needed to write the three again."""
+    record = ",\n".join(json.dumps(run) for run in runs)
+    head = json.dumps({"settings": settings, "rows": rows}, indent=1)[:-2]
+    table = io.StringIO()
+    writer = csv.DictWriter(table, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return {
+        "contribution.svg": draw_curve(rows, settings), "contribution.csv": table.getvalue(),
+        "contribution.json": f'{head},\n "runs": [\n{record}\n]}}\n',
+    }  # fmt: skip
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.error = fail
-    parser.add_argument("runs", nargs="?", default="runs", metavar="RUNS", help="folder of runs (default: runs)")
+    parser.add_argument("runs", nargs="*", default=["runs"], metavar="RUNS", help="folders of runs (default: runs)")
     parser.add_argument("--out", default=".", metavar="DIR", help="where the files go (default: here)")
     args = parser.parse_args(argv)
+    out, sweeps = Path(args.out), {}
+    files = {}
     try:
-        settings, runs, notes = read_runs(args.runs)
-        rows, draws, layers = summarize(settings, runs)
-        out = Path(args.out)
+        for folder in args.runs:
+            settings, runs, notes = read_runs(folder)
+            name = Path(folder).resolve().name
+            rows, draws, layers = summarize(settings, runs)
+            sweeps[name if name not in sweeps else folder] = settings, rows, draws, layers
+            for note in notes:
+                print(f"left out of {plain(folder)}: {plain(note)}")
+        if len(sweeps) == 1:
+            files = sweep_files(settings, runs, rows)
+        else:
+            pairs = compare(sweeps)
+            curves = {name: {"settings": sweep[0], "rows": sweep[1]} for name, sweep in sweeps.items()}
+            files = {"curves.json": json.dumps({"sweeps": curves, "pairs": pairs}, indent=1) + "\n"}
+            files["curves.svg"] = draw_curves(sweeps)
         out.mkdir(parents=True, exist_ok=True)
-        with open(out / "contribution.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        record = ",\n".join(json.dumps(run) for run in runs)
-        head = json.dumps({"settings": settings, "rows": rows}, indent=1)[:-2]
-        (out / "contribution.json").write_text(f'{head},\n "runs": [\n{record}\n]}}\n', encoding="utf-8")
-        (out / "contribution.svg").write_text(draw_curve(rows, settings), encoding="utf-8")
+        for name, content in files.items():  # beside, and renamed when all are whole
+            (out / f"{name}.part").write_text(content, encoding="utf-8")
+        for name in files:
+            (out / f"{name}.part").replace(out / name)
     except (ValueError, OSError) as error:
+        for part in filter(Path.is_file, (out / f"{name}.part" for name in files)):
+            part.unlink()
         fail(error)
-    for note in notes:
-        print(f"left out: {note}")
-    print(format_table(rows))
-    print()
-    print(findings(settings, rows, draws, layers))
-    if settings.get("quick"):
-        print("This was --quick, a smoke test: too short for its figures to mean much.")
-    print(f"\nwritten: {', '.join(str(out / name) for name in ('contribution.svg', 'contribution.csv', 'contribution.json'))}")
+    print((format_table(rows) if len(sweeps) == 1 else format_curves(sweeps)) + "\n")
+    for name, (settings, rows, draws, layers) in sweeps.items():
+        print(f"{name}: " * (len(sweeps) > 1) + findings(settings, rows, draws, layers) + "\n")
+        if settings.get("quick"):
+            print("This was --quick, a smoke test: too short for its figures to mean much.\n")
+    if len(sweeps) > 1:
+        print(format_pairs(pairs) + "\n")
+    print(f"written: {', '.join(str(out / name) for name in files)}")
 
 
 if __name__ == "__main__":

@@ -370,14 +370,18 @@ def weight_files(path):
     raise FileNotFoundError(f"{path}: holds neither model.safetensors nor model.safetensors.index.json")
 
 
-def read_json(path):
-    """A JSON object from a file, or one line that names the file."""
+def read_json(path, field=None, kind=dict):
+    """The JSON object in a file, or its `field`, which must be a `kind`; otherwise one line that names the file."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; --model wants a folder in Hugging Face format")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path}: holds a {type(value).__name__}; it must be a JSON object")
-    return value
+    if field is None:
+        return value
+    if not isinstance(value.get(field), kind):
+        raise ValueError(f"{path}: {field} is missing or not a {kind.__name__}, so it is damaged or not this program's")
+    return value[field]

@@ -24,7 +24,7 @@ from model import KVCache, Prefix, SharedPrefix
 
 @dataclass
 class Rollout:
-    """P prompts and B completions; those of one prompt stand together. From `rollout`, each prompt has G: B = P * G."""
+    """P prompts and B completions of them; from `rollout`, G of each prompt, prompt-major: B = P * G."""
 
     prompts: list = field(default_factory=list)  # P lists of token ids
     prompt_of: list = field(default_factory=list)  # B indices: the prompt that each completion answers
@@ -39,9 +39,15 @@ class Rollout:
     reward: list = field(default_factory=list)  # what it earned at once
 
     def extend(self, other):
-        """Append another rollout of the same model and `start`."""
-        self.prompt_of += [len(self.prompts) + p for p in other.prompt_of]
-        for name in vars(self).keys() - {"prompt_of"}:
+        """Append another rollout of the same model and `start`. A prompt that is here already is not kept twice."""
+        place = {tuple(prompt): p for p, prompt in enumerate(self.prompts)}
+        for p, prompt in enumerate(other.prompts):
+            if tuple(prompt) not in place:
+                place[tuple(prompt)] = len(self.prompts)
+                self.prompts.append(prompt)
+                self.prompt_hidden += other.prompt_hidden[p : p + 1]
+        self.prompt_of += [place[tuple(other.prompts[p])] for p in other.prompt_of]
+        for name in vars(self).keys() - {"prompts", "prompt_hidden", "prompt_of"}:
             getattr(self, name).extend(getattr(other, name))
 
 
@@ -364,10 +370,14 @@ class Optimizer:
     in fp32, and the model computes with the master rounded. In an fp32 model the masters are the parameters themselves.
     """
 
-    def __init__(self, parameters):
+    def __init__(self, parameters, factors=None):
+        """factors: what the learning rate is multiplied with, for each parameter; 1 where it is left out."""
         self.parameters = list(parameters)
         self.masters = [p if p.dtype == torch.float32 else torch.nn.Parameter(p.detach().float()) for p in self.parameters]
-        self.adam = torch.optim.AdamW(self.masters, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+        groups = {}
+        for master, factor in zip(self.masters, factors or [1.0] * len(self.masters)):
+            groups.setdefault(factor, {"params": [], "factor": factor})["params"].append(master)
+        self.adam = torch.optim.AdamW(list(groups.values()), betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
     def collect_gradients(self):
         """Move what `backward` left on the model to the masters, where it adds up over micro-batches."""
@@ -383,7 +393,7 @@ class Optimizer:
             self.adam.zero_grad()
             raise FloatingPointError(f"the gradient's norm is {norm}")
         for group in self.adam.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["factor"]
         self.adam.step()
         self.adam.zero_grad()
         with torch.no_grad():
@@ -423,7 +433,7 @@ def update(
     figures = {"signal": len(signal) / B, "loss": 0.0, "grad_norm": 0.0, "clipped": 0.0, "kl": 0.0, "logprob_gap": 0.0}
     if not signal:
         return figures
-    rows = list(range(B)) if kl_coef else signal
+    rows = sorted(range(B) if kl_coef else signal, key=batch.prompt_of.__getitem__)  # those of one prompt share its pass
     parts = list(micro_batches(batch, rows, token_budget))
     device = model.lm_head.weight.device
     old = [pad([batch.logprobs[row] for row in part], device, torch.float32)[0] for part in parts]

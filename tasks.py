@@ -1,14 +1,17 @@
 """What is asked and what it earns: problems, prompts, graders.
 
-A `Task` holds two fixed panels of problems (validation, to choose rates on; test, to report) and draws any number of training
-problems; its `grade` turns a completion into a reward of 0 or 1. The same seed is the same problems on any machine.
+A `Task` holds two fixed panels of problems (validation, to choose rates on; test, to report), draws any number of training
+problems, and starts a problem as an episode: a question of one turn, whose `grade` is 0 or 1, or a world in which an agent acts.
+The same seed is the same problems on any machine.
 
-    arithmetic     the embedded task, with demonstrations to teach the tiny base model from
-    word_problems  questions with a final answer, from a file in GSM8K's format
+    arithmetic     embedded tasks for math and, below it, for ...
+    code           ... programs, with demonstrations to teach a tiny base model from; `household` is the third
+    from_file      questions with a final answer, or programs with tests, from a file such as GSM8K, MATH or MBPP
     Tokenizer      text to tokens and back, and the prompt format a checkpoint was trained with
     math_equal     final answers compared by value
     run_tests      untrusted programs and the tests they pass, in a sandbox
     Household      a text household in which an agent acts
+    alfworld       ALFWorld's own games, where its package and they are installed
 """
 
 import ast
@@ -42,7 +45,7 @@ from tokenizers import models, pre_tokenizers
 @dataclass(frozen=True)
 class Problem:
     prompt: str  # as put to the model, before any chat format
-    answer: str | tuple  # what `grade` compares with
+    answer: str | tuple  # what `grade` compares with; from a file, all answers that are right
 
 
 @dataclass
@@ -191,7 +194,7 @@ def code():
             statements = [re.sub("[123]", lambda k: str(int(k[0]) % 3 + 1), statement) for statement in statements]
         return [(new.prompt, " ; ".join(statements))]
 
-    @functools.lru_cache(maxsize=None)  # few different programs are written, each many times
+    @functools.cache  # few different programs are written, each many times
     def outputs(program):
         return run_child([program], [("", f"(f({x}),)", None) for x in HIDDEN], 2.0, 256)
 
@@ -204,42 +207,143 @@ def code():
     ))  # fmt: skip
 
 
-# ---------------------------------------------------------------------------------------------------- word problems
+# ---------------------------------------------------------------------------------------------------- problems from a file
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
+FIELDS = (  # of question and answer, as --fields names them; "a.b" is field b of field a
+    "question,answer",  # GSM8K
+    "problem,answer",  # MATH-500, DeepScaleR
+    "problem,solution",  # MATH, NuminaMath-CoT
+    "messages,messages",  # a chat
+    "prompt,reward_model.ground_truth",  # Skywork-OR1
+    "text,test_list",  # MBPP
+    "prompt,test_list",  # MBPP, sanitized
+)
+LONGEST = 100_000  # characters of a field
 
 
-def word_problems(path):
-    """Questions with a final answer from a .jsonl file in GSM8K's format: `question`, and `answer` ending in "#### 42".
-
-    A tenth of the rows, at most 500, chosen by a hash of the question (so not by file order), is the test panel, as many
-    again validation, the rest trains, shuffled anew each epoch. ValueError names the line and field that is wrong.
-    """
-    problems = []
+def read_json(data, path, line=1):
+    """The value of JSON text that starts at this line of a file."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
+        return json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        line += getattr(error, "lineno", 1) - 1 + data.count(b"\n", 0, getattr(error, "start", 0))
+        kind = "UTF-8 text" if isinstance(error, UnicodeDecodeError) else "valid JSON"
+        raise ValueError(f"{path}, line {line}: not {kind}") from None
+
+
+def read_rows(path):
+    """Rows by their place in a .jsonl file, a row a line, or a .json file, a list of rows."""
+    data = Path(path).read_bytes()
+    if Path(path).suffix == ".jsonl":
+        lines = enumerate(data.splitlines(), 1)
+        rows = {f"{path}, line {number}": read_json(line, path, number) for number, line in lines if line.strip()}
+    else:
+        value = read_json(data, path)
+        rows = {f"{path}, row {number}": row for number, row in enumerate(value if isinstance(value, list) else [value], 1)}
+    for place, row in rows.items():
+        if not isinstance(row, dict):
+            raise ValueError(f'{place}: must be an object with named fields, such as {{"question": "...", "answer": "..."}}')
+    return rows
+
+
+def read_text(row, place, field, role):
+    """The text in a field; of a chat, what `role` says last."""
+    text = row
+    for name in field.split("."):
+        text = text.get(name) if isinstance(text, dict) else None
+    if isinstance(text, list):
+        text = next((turn.get("content") for turn in text[::-1] if isinstance(turn, dict) and turn.get("role") == role), None)
+    if not isinstance(text, str) or not text.strip() or len(text) > LONGEST or re.search("[\ud800-\udfff]", text):
+        state = "is missing" if text is None else "is empty, too long or no text"
+        raise ValueError(f'{place}: field "{field}" {state}; it must be Unicode text of at most {LONGEST:,} characters')
+    return text.strip()
+
+
+def read_question(row, place, question, answer):
+    """A question with its right answers: "42", any of '["42", "6 \\cdot 7"]', or the end of a solution, "... #### 42"."""
+    prompt, text = f"{read_text(row, place, question, 'user')}\n{INSTRUCTION}", read_text(row, place, answer, "assistant")
+    if re.search(r"####|\\(?:boxed|fbox)", text):
+        return Problem(prompt, (extract_answer(text),))
+    if answer in ("solution", "messages"):  # a proof: the last number in it is no answer
+        return Problem(prompt, ())
+    several = read_json(text.encode(), f"{place}, {answer}") if re.match(r'\[\s*"', text) else [text]
+    return Problem(prompt, tuple(map(str, several)))
+
+
+def grade_answer(problem, text):
+    found = extract_answer(text)
+    return float(any(math_equal(found, answer) for answer in problem.answer)), found
+
+
+def read_program(row, place, question, tests):
+    """A program to write. The prompt shows one test, for the name: answers known by heart then fail the others."""
+    code = []
+    for field in (tests, "challenge_test_list", "test_imports", "test_setup_code"):
+        texts, kind = row.get(field) or [], "a list of asserts" if field.endswith("list") else "statements"
+        code.append([texts] if isinstance(texts, str) else texts)
         try:
-            row = json.loads(line)
-        except ValueError:
-            raise ValueError(f"{path}, line {number}: not valid JSON") from None
-        for name in ("question", "answer"):
-            if not isinstance(row, dict) or not isinstance(row.get(name), str) or not row[name].strip():
-                raise ValueError(f'{path}, line {number}: field "{name}" is missing or empty; GSM8K\'s format has text there')
-        answer = extract_answer(row["answer"])
-        if answer is None:
-            raise ValueError(f'{path}, line {number}: field "answer" holds no final answer, such as "#### 42"')
-        problems.append(Problem(f"{row['question'].strip()}\n{INSTRUCTION}", answer))
-    problems.sort(key=lambda p: (hashlib.sha256(p.prompt.encode()).digest(), p.answer))
-    problems = list({p.prompt: p for p in problems}.values())  # a question once, or it could be in training and test
+            if len("".join(code[-1])) > LONGEST or not code[0]:
+                raise ValueError
+            for text in code[-1]:
+                read_test(text, TRUSTED) if field.endswith("list") else ast.parse(text)
+        except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+            raise ValueError(f'{place}: field "{field}" must be {kind} in Python, of at most {LONGEST:,} characters') from None
+    tests, setup = [*code[0], *code[1]], "\n".join([*code[2], *code[3]])
+    sentence, shown = read_text(row, place, question, "user"), f"{setup}\n{tests[0]}".strip()
+    prompt = f"{sentence}\nYour code should pass tests such as:\n```python\n{shown}\n```\nWrite it in one ```python block."
+    return Problem(prompt, (*tests, setup))
+
+
+def grade_program(problem, text):
+    (*tests, setup), (_, fence, fenced) = problem.answer, text.rpartition("```python")
+    program = (fenced.partition("```")[0] if fence else text).strip()
+    passed, total = run_tests(program, tests, setup=setup)
+    return float(passed == total), program
+
+
+def from_file(path, fields=None):
+    """Questions with final answers, or programs with tests, from a file. Its first row tells the format, unless `fields` do.
+
+    A tenth of the problems, at most 500, chosen by a hash of the prompt (so not by file order), is the test panel, as many
+    again validation, the rest trains, shuffled anew each epoch. A question without a final answer, or with two that differ,
+    is left out, as no reward for it can be right. ValueError names the line and field that is wrong.
+    """
+    rows = read_rows(path)
+    place, first = next(iter(rows.items()), (path, ("question", "answer")))  # no rows are no problems in any format
+    known = [pair for pair in FIELDS if {name.partition(".")[0] for name in pair.split(",")} <= set(first)]
+    if not fields and not known:
+        raise ValueError(f"{place}: no fields {' or '.join(FIELDS)}; --fields QUESTION,ANSWER names others")
+    question, answer = (fields or known[0]).split(",")
+    read, grade = (read_program, grade_program) if answer == "test_list" else (read_question, grade_answer)
+    problems = [read(row, place, question, answer) for place, row in rows.items()]
+    answers, unfit = {}, {}  # (programs with one prompt never differ: they share the test in it)
+    for place, p in zip(rows, problems):
+        if not any(math_equal(a, b) for a in p.answer for b in answers.setdefault(p.prompt, p.answer)):
+            unfit.setdefault(p.prompt, place)
+    if unfit:
+        print(f"left out {len(unfit)} questions with no final answer or two that differ; the first: {next(iter(unfit.values()))}")
+    once = {p.prompt: p for p in sorted(problems, key=lambda p: str(p.answer)) if p.prompt not in unfit}
+    test, validation, train = split(list(once.values()), path)
+    return Task(validation, test, in_epochs(train), grade, train=tuple(train))
+
+
+def by_hash(problems):
+    """In an order that depends on nothing but their prompts."""
+    return sorted(problems, key=lambda p: hashlib.sha256(p.prompt.encode()).digest())
+
+
+def split(problems, source):
+    """Test, validation and training problems."""
+    problems = by_hash(problems)
     n = min(500, len(problems) // 10)
     if n == 0:
-        raise ValueError(f"{path}: {len(problems)} different problems; at least 10 are needed to train, validate and test on")
-    test, validation, train = problems[:n], problems[n : 2 * n], problems[2 * n :]
+        raise ValueError(f"{source}: {len(problems)} different problems; at least 10 are needed to train, validate and test on")
+    return problems[:n], problems[n : 2 * n], problems[2 * n :]
+
+
+def in_epochs(train):
+    """A Task's `draw` that goes through `train` again and again, shuffled anew each time."""
 
     def draw(seed, step, n):
         chosen = []
@@ -250,24 +354,27 @@ def word_problems(path):
             chosen.append(order[place])
         return chosen
 
-    def grade(problem, text):
-        found = extract_answer(text)
-        return float(found is not None and math_equal(found, problem.answer)), found
-
-    return Task(validation, test, draw, grade, train=tuple(train))
+    return draw
 
 
-def load_task(spec, embedded=True):
-    """The task named on the command line: "math", "code", "household", or a path to a .jsonl file."""
+def load_task(spec, embedded=True, fields=None):
+    """The task named on the command line: "math", "code", "household", "alfworld:FOLDER" or a file of problems."""
+    file = Path(spec).suffix in (".json", ".jsonl")
+    if fields is not None and not (file and re.fullmatch("[^,]+,[^,]+", fields)):
+        raise ValueError(f"--fields {fields}: must be two names, such as question,answer, and --task a .jsonl or .json file")
+    if file:
+        return from_file(spec, fields)
     if spec in ("math", "code"):
         if not embedded:
             raise ValueError(f"--task {spec} is for the embedded model; a checkpoint wants a file of problems, or household")
         return arithmetic() if spec == "math" else code()
     if spec == "household":
         return household(english=not embedded)
-    if Path(spec).suffix == ".jsonl":
-        return word_problems(spec)
-    raise ValueError(f"--task {spec}: unknown; it must be math, code, household, or a .jsonl file in GSM8K's format")
+    if spec.startswith("alfworld:"):
+        return alfworld(spec.removeprefix("alfworld:"))
+    raise ValueError(
+        f"--task {spec}: unknown; it must be math, code, household, alfworld:FOLDER, or a .jsonl or .json file of problems"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- prompts and tokens
@@ -391,25 +498,10 @@ def extract_answer(text: str) -> str | None:
     return re.sub(r"[\\$]", "", numbers[-1]) if numbers else None
 
 
-_UNICODE = str.maketrans(
-    {
-        "−": "-",
-        "–": "-",
-        "π": r"\pi ",
-        "√": r"\sqrt ",
-        "∞": r"\infty ",
-        "∪": r"\cup ",
-        "±": r"\pm ",
-        "×": "*",
-        "·": "*",
-        "÷": "/",
-        "≤": r"\le ",
-        "≥": r"\ge ",
-        "°": "",
-        "²": "^2",
-        "³": "^3",
-    }
-)
+_UNICODE = str.maketrans({
+    "−": "-", "–": "-", "π": r"\pi ", "√": r"\sqrt ", "∞": r"\infty ", "∪": r"\cup ", "±": r"\pm ", "×": "*", "·": "*", "÷": "/",
+    "≤": r"\le ", "≥": r"\ge ", "°": "", "²": "^2", "³": "^3",
+})  # fmt: skip
 _TEXT = r"\\(?:text|textbf|textrm|textit|mbox|mathrm|mathbf) ?\{([^{}]*)\}"
 _REWRITES = [
     (re.compile(pattern), replacement)
@@ -462,15 +554,9 @@ _STOP = "", ",", ";", "+", "-", r"\pm", r"\mp", ")", "]", "}", r"\}", ">"
 _CONSTANTS = {r"\pi": math.pi, "e": math.e, "i": 1j, r"\infty": math.inf}
 _GREEK = r"\alpha", r"\beta", r"\gamma", r"\theta", r"\lambda", r"\mu", r"\phi", r"\varphi", r"\omega"
 _FUNCTIONS = {
-    r"\sin": cmath.sin,
-    r"\cos": cmath.cos,
-    r"\tan": cmath.tan,
-    r"\cot": lambda x: 1 / cmath.tan(x),
-    r"\sec": lambda x: 1 / cmath.cos(x),
-    r"\csc": lambda x: 1 / cmath.sin(x),
-    r"\log": cmath.log10,
-    r"\ln": cmath.log,
-}
+    r"\sin": cmath.sin, r"\cos": cmath.cos, r"\tan": cmath.tan, r"\log": cmath.log10, r"\ln": cmath.log,
+    r"\cot": lambda x: 1 / cmath.tan(x), r"\sec": lambda x: 1 / cmath.cos(x), r"\csc": lambda x: 1 / cmath.sin(x),
+}  # fmt: skip
 
 
 def _number(value, exponent=1):
@@ -628,22 +714,10 @@ def math_equal(prediction: str | None, answer: str | None) -> bool:
 # What a locked-in program may ask of the kernel: (number on x86_64, on aarch64). Nothing here opens, connects to, starts or
 # signals anything, so paths, /proc, sockets, forks and threads need no rules of their own.
 SYSCALLS = dict(
-    read=(0, 63),
-    write=(1, 64),
-    mmap=(9, 222),
-    mprotect=(10, 226),
-    munmap=(11, 215),
-    brk=(12, 214),
-    mremap=(25, 216),
-    madvise=(28, 233),
-    futex=(202, 98),
-    getrandom=(318, 278),
-    clock_gettime=(228, 113),
-    nanosleep=(35, 101),
-    clock_nanosleep=(230, 115),
-    exit=(60, 93),
-    exit_group=(231, 94),
-)
+    read=(0, 63), write=(1, 64), mmap=(9, 222), mprotect=(10, 226), munmap=(11, 215), brk=(12, 214), mremap=(25, 216),
+    madvise=(28, 233), futex=(202, 98), getrandom=(318, 278), clock_gettime=(228, 113), nanosleep=(35, 101),
+    clock_nanosleep=(230, 115), exit=(60, 93), exit_group=(231, 94),
+)  # fmt: skip
 # No file can be read after the lock, so the child first imports the modules that its texts mention: any of these, ...
 MODULES = set(
     """__future__ abc array base64 binascii bisect builtins calendar cmath codecs collections contextlib copy csv
@@ -775,14 +849,9 @@ def run_child(texts, steps, timeout, memory_mb) -> list:
     job = modules, texts, steps, LIMIT, FILTER, memory_mb << 20, int(timeout) + 1, LIMIT * (len(steps) + 1)
     with tempfile.TemporaryFile() as report:  # not a pipe: a file has a size limit, and nobody has to keep reading it
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", CHILD],
-            stdin=subprocess.PIPE,
-            stdout=report,
-            stderr=subprocess.DEVNULL,
-            env={},
-            cwd="/",
-            start_new_session=True,
-        )
+            [sys.executable, "-I", "-S", "-c", CHILD], stdin=subprocess.PIPE, stdout=report, stderr=subprocess.DEVNULL,
+            env={}, cwd="/", start_new_session=True,
+        )  # fmt: skip
         alarm = threading.Timer(timeout, process.kill)  # (wait(timeout=...) would poll, and be late by milliseconds)
         alarm.start()
         process.communicate(marshal.dumps(job))  # until the child has ended; what it had time to report counts
@@ -1048,7 +1117,7 @@ def read_action(text):
     return text.strip().rpartition("\n")[2].strip(" \t\"'`*.")
 
 
-PLAYERS = {"right": 0.2, "wanders": 0.2, "forgets the middle": 0.3, "wrong thing": 0.3}  # of those who show the base a house
+PLAYERS = {"right": 0.3, "wanders": 0.1, "forgets the middle": 0.3, "wrong thing": 0.3}  # of those who show the base a house
 
 
 def demonstrate_episode(rng):
@@ -1065,7 +1134,7 @@ def demonstrate_episode(rng):
         mind.type = "put"  # no treatment, no lamp, no second thing
     pairs = []
     while not mind.done:
-        wander = habit == "wanders" and rng.random() < 0.8
+        wander = habit == "wanders" and rng.random() < 0.5
         action = rng.choice(env.admissible) if wander else mind.oracle()
         pairs.append((env.prompt, action))
         env.step(action)
@@ -1093,3 +1162,85 @@ def household(english=False):
         demonstrate=demonstrate_episode,
         vocabulary=HOUSEHOLD_WORDS,
     )
+
+
+# ---------------------------------------------------------------------------------------------------- ALFWorld
+
+
+@functools.cache
+def hasten_textworld():
+    """Keep what ALFWorld's engine would compute again and again: the translation of a game, now made once for a group's episodes
+    (and not anew for a planner, which is not asked here), and how the few rules of its grammar are parsed.
+    """
+    import fast_downward
+    from tatsu.contexts import ParseContext
+
+    translate = functools.lru_cache(1)(fast_downward.pddl2sas)
+    fast_downward.pddl2sas = lambda domain, problem, **_: translate(domain, problem)
+    ParseContext.parse = functools.lru_cache(256)(ParseContext.parse)
+
+
+def new_engine():
+    """What plays ALFWorld's games, put together as the package does it."""
+    import textworld
+    from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
+    from textworld.envs import PddlEnv
+
+    hasten_textworld()
+    return AlfredDemangler(PddlEnv(textworld.EnvInfos(won=True, admissible_commands=True)))
+
+
+class AlfworldGame(Household):
+    """An episode of a game file: steps and rewards are a Household's, what is seen and can be done is up to ALFWorld."""
+
+    observation = admissible = solved = None  # as the last step left them
+    idle = []  # engines between two games: each has loaded a library of its own, which is used again as it cannot be unloaded
+    lock = threading.Lock()  # all engines share one parser, which two threads would confuse
+
+    def __init__(self, path, max_steps=50):
+        self.engine = self.idle.pop() if self.idle else new_engine()
+        self.engine.load(path)
+        state = self.engine.reset()
+        _, self.observation, task = state["feedback"].split("\n\n")  # the first part is a welcome
+        self.task = task.removeprefix("Your task is to: ").rstrip(".")
+        self.admissible, self.solved = state["admissible_commands"], state["won"]
+        self.history, self.max_steps, self.english = [], max_steps, True
+
+    def step(self, text):
+        action = read_action(text)
+        if self.done:
+            return 0.0
+        legal = action in self.admissible
+        self.history.append(action if legal else "nothing")
+        if legal:
+            with self.lock:
+                state, _, _ = self.engine.step(action)
+            self.observation = state["feedback"].strip()
+            self.admissible, self.solved = state["admissible_commands"], state["won"]
+        if self.done:
+            self.idle.append(self.engine)
+        return 10.0 * self.solved if legal else -0.1
+
+
+def alfworld(folder):
+    """ALFWorld's games in or below `folder`. Those in its train, valid_seen and valid_unseen train, validate and test; where
+    one of these has none, all are split as in `word_problems`. A Problem's `prompt` is here only the name of the game.
+    """
+    games = []
+    for path in Path(folder).rglob("game.tw-pddl"):
+        name = path.relative_to(folder).as_posix()
+        try:
+            solvable = json.loads(path.read_text(encoding="utf-8"))["solvable"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path}: not a game of ALFWorld's") from None
+        if solvable and "movable" not in name and "Sliced" not in name:  # as the package chooses them
+            games.append(Problem(name, str(path)))
+    if not games:
+        raise ValueError(f"--task alfworld:{folder}: no solvable game.tw-pddl in or below this folder")
+    try:
+        AlfworldGame.idle.append(new_engine())
+    except ImportError:
+        raise ValueError("--task alfworld:FOLDER needs the package alfworld: pip install alfworld") from None
+    parts = [[g for g in games if part in Path(g.prompt).parts] for part in ("valid_unseen", "valid_seen", "train")]
+    test, validation, train = map(by_hash, parts) if all(parts) else split(games, folder)
+    return Task(validation, test, in_epochs(train), world=lambda game: AlfworldGame(game.answer), train=tuple(train))

@@ -20,15 +20,16 @@ services, configuration files, distributed data parallelism (runs are independen
 import argparse
 import contextlib
 import fcntl
-import functools
 import json
 import os
 import platform
 import random
+import re
 import shutil
 import subprocess
 import sys
 import time
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,8 +47,8 @@ from model import Config, Transformer, read_json
 
 EMBEDDED = {  # for each of the tasks that the embedded model is taught; the last two are the steps and the batch of teaching
     "math": dict(steps=120, lr=5e-4, prompts=32, group=16, max_tokens=6, eval_problems=1000, teach_steps=700, teach_batch=256),
-    "code": dict(steps=120, lr=5e-4, prompts=32, group=16, max_tokens=12, eval_problems=500, teach_steps=700, teach_batch=256),
-    "household": dict(steps=60, lr=5e-4, prompts=16, group=8, max_tokens=4, eval_problems=300, teach_steps=700, teach_batch=128),
+    "code": dict(steps=120, lr=5e-4, prompts=32, group=16, max_tokens=12, eval_problems=500, teach_steps=600, teach_batch=256),
+    "household": dict(steps=50, lr=5e-4, prompts=8, group=8, max_tokens=4, eval_problems=200, teach_steps=700, teach_batch=128),
 }
 QUICK = {  # a smoke test of each
     "math": dict(steps=40, eval_problems=300, teach_steps=550),
@@ -61,6 +62,8 @@ EMBEDDED_CONFIG = Config(
     head_dim=16, rope_theta=1e4, max_position_embeddings=512,
 )  # fmt: skip
 SAVE_EVERY, SAVE_COST = 30, 20  # seconds between a run's checkpoints, or so many times what one took if that is more
+PARENT = os.environ.get("ONELAYER_PARENT")  # the process id of the train.py that started this one, if one did
+CHECKPOINTS = ("checkpoint.safetensors", "checkpoint.safetensors.before")  # the last one, and what there is if it is damaged
 
 
 # ---------------------------------------------------------------------------------------------------- the embedded base
@@ -98,28 +101,43 @@ def teach_base(path, task, taught):
         adam.step()
         if step % 10 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{(logits.argmax(-1) == targets).float().mean():.3f}")
-    part = Path(f"{path}.part")
-    model.save_pretrained(part)
-    words.save(str(part / "tokenizer.json"))
-    write_json(part / "generation_config.json", {"eos_token_id": eos[0]})
-    write_json(part / "teaching.json", taught)
-    part.rename(path)
+    with beside(path) as part:
+        model.save_pretrained(part)
+        (part / "tokenizer.json").write_text(words.to_str(pretty=True))
+        (part / "generation_config.json").write_text(json.dumps({"eos_token_id": eos[0]}))
+        (part / "teaching.json").write_text(json.dumps(taught))
 
 
 # ---------------------------------------------------------------------------------------------------- files
 
 
-def write_json(path, value):
-    """Written beside and renamed into place: a reader finds the old file or the new one, never half of it."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(value) + "\n")
-    os.replace(part, path)
+@contextlib.contextmanager
+def beside(path):
+    """Yield a name to write to, and rename that file or folder to `path` in the end: a reader never finds half of it.
+
+    Only one process at a time may write a `path`. OSError names what cannot be written; then nothing of it stays.
+    """
+    part = path.with_name(f"{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # a folder that a killed process left
+    try:
+        yield part
+        if part.is_file():
+            with open(part, "rb") as file:
+                os.fsync(file.fileno())  # on the disk before it has its name, should the power fail
+        os.replace(part, path)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+        raise OSError(f"{path} cannot be written ({error}): make room there, or choose another folder") from None
+
+
+def write_json(path, *values):
+    with beside(path) as part:
+        part.write_text("".join(json.dumps(value) + "\n" for value in values))
 
 
 def write_tensors(path, tensors, metadata=None):
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part, metadata=metadata)
-    os.replace(part, path)
+    with beside(path) as part:
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part, metadata=metadata)
 
 
 @contextlib.contextmanager
@@ -134,7 +152,8 @@ def locked(path, wait=False):
 
 
 def is_done(folder):
-    return (folder / "eval.json").exists()  # a run's last file, renamed into place
+    """eval.json is a run's last file, and then its checkpoints go."""
+    return (folder / "eval.json").exists() and not (folder / "checkpoint.safetensors").exists()
 
 
 # ---------------------------------------------------------------------------------------------------- one run
@@ -144,28 +163,35 @@ def is_count(text):
     return text.isascii() and text.isdecimal() and len(text) < 5
 
 
-def layers_of(spec, num_layers):
-    """The layers that a --layer SPEC trains: "5", "3,5", "full", "mid-4", "norm" (the final norm alone) or "base" (none)."""
+def layers_of(spec, num_layers, seed=0):
+    """The layers that a --layer SPEC names: "5", "3,5", "mid-4", "random-4"; none for "full", "base", "norm" (the final norm).
+
+    "boost-3,5" is full training in which these layers learn faster.
+    """
     if spec in ("full", "norm", "base"):
         return []
-    name, _, count = spec.partition("-")
-    if name == "mid" and is_count(count) and 0 < int(count) <= num_layers:
-        k = int(count)  # the paper's Mid-k: floor(L/2 - k/2) up to, not including, floor(L/2 + k/2)
-        return list(range((num_layers - k) // 2, (num_layers + k) // 2))
+    name, _, rest = spec.partition("-")
+    if name == "boost":
+        return layers_of(rest, num_layers, seed)
+    if name in ("mid", "random") and is_count(rest) and 0 < int(rest) <= num_layers:
+        k = int(rest)
+        if name == "random":  # a control for the paper's guided choices: other layers for each seed
+            return sorted(random.Random(f"layers {seed}").sample(range(num_layers), k))
+        return list(range((num_layers - k) // 2, (num_layers + k) // 2))  # Mid-k: floor(L/2 - k/2) up to floor(L/2 + k/2)
     parts = spec.split(",")
     if all(is_count(part) and int(part) < num_layers for part in parts) and len(set(map(int, parts))) == len(parts):
         return sorted(map(int, parts))
     raise ValueError(
         f"--layer {spec}: this model has layers 0 to {num_layers - 1}; it must be one of them, several such as 3,5 without "
-        "repeats, full, norm, base, mid-K or top-K with K from 1 to the number of layers, or each"
+        "repeats, full, norm, base, mid-K, random-K or top-K with K from 1 to the number of layers, or each"
     )
 
 
-def choose(model, spec):
+def choose(model, spec, seed=0):
     """Freeze everything but what `spec` trains. Returns the names of what trains, and the first layer a gradient reaches."""
     L = model.config.num_hidden_layers
-    layers = layers_of(spec, L)
-    if spec == "full":
+    layers = layers_of(spec, L, seed)
+    if spec.startswith(("full", "boost")):
         prefixes, start = ("",), 0
     elif spec == "norm":
         prefixes, start = ("model.norm.",), L
@@ -175,10 +201,6 @@ def choose(model, spec):
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in names)
     return names, start
-
-
-def digits(counts):
-    return "".join(map(str, counts))  # one character a problem keeps the files small
 
 
 def evaluate(model, tokenizer, task, problems, settings):
@@ -204,8 +226,8 @@ def evaluate(model, tokenizer, task, problems, settings):
     greedy = [int(episode.solved) for episode in played(1, 0.0)[0]]
     return {
         "score": sum(right) / (n * samples), "greedy_score": sum(greedy) / n, "length": sum(lengths) / len(lengths),
-        "truncated": sum(cut) / len(cut), "samples": samples, "right": digits(right), "greedy": digits(greedy),
-        "lengths": lengths, "answers": answers,
+        "truncated": sum(cut) / len(cut), "samples": samples, "lengths": lengths, "answers": answers,
+        "right": "".join(map(str, right)), "greedy": "".join(map(str, greedy)),  # one character a problem
     }  # fmt: skip
 
 
@@ -223,32 +245,40 @@ def train(model, tokenizer, task, folder, settings, bar, check):
 
     `check` is called before every step. The model leaves as it came, also after an exception: what trained is put back.
     """
-    names, start = choose(model, settings["layer"])
+    names, start = choose(model, settings["layer"], settings["seed"])
     trained = {name: parameter for name, parameter in model.named_parameters() if name in names}
     untrained = {name: parameter.detach().clone() for name, parameter in trained.items()}
     try:
         train_steps(model, tokenizer, task, folder, settings, trained, untrained, start, bar, check)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search("(out of|not enough) memory|alloc", str(error), re.IGNORECASE):
+            raise
+        raise MemoryError(what_to_lower(model.config, settings, longest_prompt(tokenizer, task))) from None
     finally:
         for name, parameter in trained.items():
             parameter.data.copy_(untrained[name])
+            parameter.grad = None  # of a step cut short
 
 
 def train_steps(model, tokenizer, task, folder, settings, trained, untrained, start, bar, check):
     """The loop of `train`: `trained` parameters by name, their `untrained` values, and the layer at which gradients stop."""
     model.recompute = settings["recompute"]
     steps = settings["steps"] if trained else 0
+    bar.reset(total=steps)
     points = sorted({round(steps * third / 3) for third in (1, 2, 3)} - {0}) or [0]
     problems = getattr(task, settings["panel"])[: settings["eval_problems"]]
-    optimizer = rl.Optimizer(trained.values()) if trained else None
+    faster = layers_of(settings["layer"], settings["num_layers"]) if "boost_lr" in settings else []
+    faster = tuple(f"model.layers.{k}." for k in faster)
+    factors = [settings["boost_lr"] / settings["lr"] if faster and name.startswith(faster) else 1.0 for name in trained]
+    optimizer = rl.Optimizer(trained.values(), factors) if trained else None
     generator = torch.Generator(device=model.lm_head.weight.device).manual_seed(settings["seed"])
     P, G = settings["prompts"], settings["group"]
     algorithm = dict(rl.ALGORITHMS[settings["algo"]])
     aggregate = algorithm.pop("aggregate")
 
     done, lines, evaluations = load_checkpoint(folder, trained, optimizer, generator) if trained else (0, [], {})
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    saved_at, saving = time.monotonic(), 0.0
-    bar.reset(total=steps)
+    write_json(folder / "metrics.jsonl", *lines)
+    every, saved_at, saving = settings["save_every"], time.monotonic(), 0.0
     bar.update(done)
     for step in range(done, steps):
         check()
@@ -274,24 +304,40 @@ def train_steps(model, tokenizer, task, folder, settings, trained, untrained, st
         lines.append(line)
         with open(folder / "metrics.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
-        bar.update(1)
         bar.set_postfix(reward=f"{line['reward']:.3f}", accuracy=f"{line['accuracy']:.3f}", length=f"{line['length']:.0f}")
         if step + 1 in points:
             evaluations[step + 1] = evaluate(model, tokenizer, task, problems, settings)
-        if step + 1 < steps and time.monotonic() - saved_at >= max(SAVE_EVERY, SAVE_COST * saving):
-            started = time.monotonic()
+        bar.update(1)
+        started = time.monotonic()
+        due = (step + 1) % every == 0 if every else started - saved_at >= max(SAVE_EVERY, SAVE_COST * saving)
+        if due and step + 1 < steps:
             save_checkpoint(folder, step + 1, trained, optimizer, generator, lines, evaluations)
             saved_at = time.monotonic()
             saving = saved_at - started
     if not trained:  # the base
         evaluations[0] = evaluate(model, tokenizer, task, problems, settings)
 
+    write_json(folder / "metrics.jsonl", *lines)
     if trained:
         write_tensors(folder / "layer.safetensors", dict(zip(trained, optimizer.masters)))
     last = evaluations[points[-1]]
     path = {point: {name: evaluations[point][name] for name in ("right", "greedy")} for point in points[:-1]}
-    write_json(folder / "eval.json", {"panel": settings["panel"], "step": points[-1], **last, "before": path})
-    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    change = {}  # how far each layer moved: the norm of the difference, over all its tensors
+    for name, master in zip(trained, optimizer.masters if trained else ()):
+        part = name.split(".")[2] if ".layers." in name else name
+        change[part] = change.get(part, 0.0) + (master.detach() - untrained[name].float()).square().sum().item()
+    change = {part: squares**0.5 for part, squares in change.items()}
+    write_json(folder / "eval.json", {"panel": settings["panel"], "step": points[-1], **last, "before": path, "change": change})
+    for path in sorted(folder.glob("checkpoint*"), reverse=True):  # the last one last: until then the run is not done
+        path.unlink()
+
+
+def checksum(folder, log, tensors):
+    """Of all that is in a checkpoint, and of the run it belongs to."""
+    crc = zlib.crc32((folder / "config.json").read_bytes() + log.encode())
+    for name in sorted(tensors):
+        crc = zlib.crc32(tensors[name].detach().cpu().numpy().tobytes(), crc)
+    return str(crc)
 
 
 def save_checkpoint(folder, step, trained, optimizer, generator, lines, evaluations):
@@ -301,31 +347,35 @@ def save_checkpoint(folder, step, trained, optimizer, generator, lines, evaluati
         tensors[f"weight.{name}"] = master.detach()
         for moment, value in optimizer.adam.state.get(master, {}).items():
             tensors[f"{moment}.{name}"] = value
-    log = {"step": step, "lines": lines, "evaluations": evaluations}
-    write_tensors(folder / "checkpoint.safetensors", tensors, {"log": json.dumps(log)})
+    log = json.dumps({"step": step, "lines": lines, "evaluations": evaluations})
+    last, before = (folder / name for name in CHECKPOINTS)
+    if last.exists():
+        os.replace(last, before)
+    write_tensors(last, tensors, {"log": log, "checksum": checksum(folder, log, tensors)})
 
 
 def load_checkpoint(folder, trained, optimizer, generator):
-    """Carry on from `folder`'s checkpoint: returns the steps done, their log lines and evaluations, or nothing done."""
-    path = folder / "checkpoint.safetensors"
-    if not path.exists():
-        return 0, [], {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            log = json.loads(file.metadata()["log"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        tqdm.write(f"{path} is damaged ({error}): this run starts again")
-        return 0, [], {}
-    generator.set_state(tensors["generator"])
-    with torch.no_grad():
-        for (name, parameter), master in zip(trained.items(), optimizer.masters):
-            master.copy_(tensors[f"weight.{name}"])
-            parameter.copy_(master)
-            moments = {m: tensors[f"{m}.{name}"] for m in ("step", "exp_avg", "exp_avg_sq") if f"{m}.{name}" in tensors}
-            if moments:
-                optimizer.adam.state[master] = {m: v.to(master.device) for m, v in moments.items()}
-    return log["step"], log["lines"], {int(point): value for point, value in log["evaluations"].items()}
+    """Carry on from `folder`'s last good checkpoint: returns the steps done, their log lines and evaluations, or nothing done."""
+    for path in filter(Path.exists, (folder / name for name in CHECKPOINTS)):
+        try:
+            with safe_open(path, framework="pt") as file:
+                log, tensors = file.metadata()["log"], {name: file.get_tensor(name) for name in file.keys()}
+                if file.metadata()["checksum"] != checksum(folder, log, tensors):
+                    raise ValueError("its checksum is wrong")
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            tqdm.write(plain(f"{path} is damaged ({error}): removed, to go on from an earlier one or start again"), sys.stderr)
+            path.unlink()
+            continue
+        generator.set_state(tensors["generator"])
+        with torch.no_grad():
+            for (name, parameter), master in zip(trained.items(), optimizer.masters):
+                master.copy_(tensors[f"weight.{name}"])
+                parameter.copy_(master)
+                moments = [m for m in ("step", "exp_avg", "exp_avg_sq") if f"{m}.{name}" in tensors]
+                optimizer.adam.state[master] = {m: tensors[f"{m}.{name}"].to(master.device) for m in moments}
+        log = json.loads(log)
+        return log["step"], log["lines"], {int(point): value for point, value in log["evaluations"].items()}
+    return 0, [], {}
 
 
 # ---------------------------------------------------------------------------------------------------- many runs
@@ -337,7 +387,6 @@ def run_name(settings):
     return f"{kind}{settings['layer']}{rate}-seed-{settings['seed']}"
 
 
-@functools.cache
 def git_revision():
     """The commit this code is at, or None where that cannot be told."""
     try:
@@ -347,39 +396,36 @@ def git_revision():
     return git.stdout.strip() or None
 
 
-def claim_settings(folder, settings):
-    """Write a run's settings to its config.json, or compare with those already there. ValueError names the difference."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "config.json"
-    if path.exists():
-        try:
-            there = json.loads(path.read_text())["settings"]
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path}: not a run's settings; choose another folder with --runs") from None
-        for name in sorted(set(there) | set(settings)):
+def claim_settings(runs):
+    """Write each run's settings to its config.json, if none that is there already differs: ValueError names the difference."""
+    for folder, settings in runs.items():
+        there = read_json(folder / "config.json", "settings") if (folder / "config.json").exists() else settings
+        for name in sorted({*there, *settings}):
             if there.get(name) != settings.get(name):
                 raise ValueError(
                     f"{folder} was made with {name} = {there.get(name)!r}, this command says {settings.get(name)!r}: "
                     f"choose a new folder, such as --runs {folder.parent}-2, or remove this one"
                 )
-    else:
-        versions = {"python": platform.python_version(), "torch": torch.__version__, "git": git_revision()}
-        write_json(path, {"settings": settings, "versions": versions})
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "git": git_revision()}
+    for folder, settings in runs.items():
+        if not (folder / "config.json").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "config.json", {"settings": settings, "versions": versions})
 
 
 def sweep(runs, model, tokenizer, task, helpers=()):
     """Do all `runs`, a dict of folder -> settings, with whatever other processes work on them, until each is done.
 
-    Returns one line for each run that failed; the others go on.
+    Returns one line for each run that failed; the others go on. OSError, one line, where a folder cannot be written.
     """
-    failed, parent = {}, os.environ.get("ONELAYER_PARENT")  # set where another train.py started this one
-    overall = tqdm(total=len(runs), initial=sum(map(is_done, runs)), desc="sweep", unit="run", disable=bool(parent), smoothing=0)
-    bar = tqdm(total=1, unit="step", leave=False, disable=bool(parent))
+    failed = {}
+    overall = tqdm(total=len(runs), initial=sum(map(is_done, runs)), desc="sweep", unit="run", disable=bool(PARENT), smoothing=0)
+    bar = tqdm(total=1, unit="step", leave=False, disable=bool(PARENT))
 
     def check():
         overall.n = sum(map(is_done, runs))
         overall.refresh()
-        if parent and os.getppid() != int(parent):
+        if PARENT and os.getppid() != int(PARENT):
             sys.exit(1)
 
     try:
@@ -391,13 +437,13 @@ def sweep(runs, model, tokenizer, task, helpers=()):
                     if not mine or is_done(folder):
                         busy += 1
                         continue
-                    for left_over in folder.glob("*.part"):
-                        left_over.unlink()
                     bar.set_description(folder.name)
                     try:
                         train(model, tokenizer, task, folder, runs[folder], bar, check)
-                    except FloatingPointError as error:
-                        failed[folder] = f"{folder}: stopped because {error}"
+                    except (FloatingPointError, MemoryError, OSError, ValueError) as error:
+                        failed[folder] = plain(f"{folder}: stopped in step {min(bar.n + 1, bar.total)} of {bar.total}: {error}")
+                        if isinstance(error, OSError):  # a full disk would stop the others too
+                            raise OSError(failed[folder]) from None
                         bar.clear()
                         tqdm.write(failed[folder])
             if busy == len(left):
@@ -455,6 +501,21 @@ def peak(parts):
     return sum(held) + max(sum(v for n, v in parts.items() if n.startswith(phase)) for phase in ("sampling:", "training:"))
 
 
+def what_to_lower(config, settings, prompt_length):
+    """What to say where memory ran out: which options would help, and the peak that `plan` expects with each."""
+
+    names = [name for name in ("token_budget", "prompts", "group", "max_tokens") if settings[name] > 3]
+    changes = [{}, {"recompute": True}, *({name: settings[name] // 2} for name in names)]
+    now, *peaks = (peak(plan(config, settings["layer"], {**settings, **change}, prompt_length)) / 2**30 for change in changes)
+    options = ["--recompute", *(f"--{name.replace('_', '-')} {settings[name] // 2}" for name in names)]
+    lower = [f"{option} ({gib:.2f})" for option, gib in zip(options, peaks) if gib < now]
+    return f"out of memory, where {now:.2f} GiB were expected; lower it with {' or '.join(lower)}, in a new --runs folder"
+
+
+def longest_prompt(tokenizer, task):
+    return max(map(len, tokenizer.encode([p.prompt for p in (*task.validation, *task.test, *task.train)])))
+
+
 def print_plan(config, runs, prompt_length):
     """What `--plan` prints: parameters and memory of the first run of each kind, and the number of runs."""
     kinds = {}
@@ -483,7 +544,7 @@ def merge(run, out, model_path=None):
         )
     if out.exists():
         raise ValueError(f"--out {out}: is there already; choose a new folder")
-    settings = read_json(run / "config.json")["settings"]
+    settings = read_json(run / "config.json", "settings")
     embedded = settings["model"].startswith("embedded, seed")
     source = Path(model_path or (run.parent / "base" if embedded else settings["model"]))
     model = Transformer.from_pretrained(source, dtype=torch.bfloat16 if settings["device"] == "cuda" else torch.float32)
@@ -496,26 +557,28 @@ def merge(run, out, model_path=None):
         if name not in parameters or parameters[name].shape != tensor.shape:
             raise ValueError(f"{run / 'layer.safetensors'}: tensor {name} does not fit the model in {source}")
         parameters[name].data.copy_(tensor)
-    part = out.with_name(out.name + ".part")
-    model.save_pretrained(part)
     dtype = str(model.lm_head.weight.dtype).removeprefix("torch.")
-    write_json(part / "config.json", {**read_json(source / "config.json"), "torch_dtype": dtype, "dtype": dtype})
-    for file in sorted(source.iterdir()):
-        if (
-            file.suffix in (".json", ".jinja", ".txt", ".model")
-            and not file.name.startswith("model.")
-            and file.name != "config.json"
-        ):
-            shutil.copyfile(file, part / file.name)
-    part.rename(out)
+    config = {**read_json(source / "config.json"), "torch_dtype": dtype, "dtype": dtype}
+    with beside(out) as part:
+        model.save_pretrained(part)
+        for file in sorted(source.iterdir()):
+            if file.suffix in (".json", ".jinja", ".txt", ".model") and not file.name.startswith("model."):
+                shutil.copyfile(file, part / file.name)
+        (part / "config.json").write_text(json.dumps(config))
 
 
 # ---------------------------------------------------------------------------------------------------- the command line
 
 
+def plain(text):
+    """One line without control characters: what a task file or a file's name holds must not steer the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))
+
+
 def fail(message):
     """The end of a command that cannot be done: one line, exit status 2."""
-    print(f"train.py: {' '.join(str(message).split())}", file=sys.stderr)
+    if not PARENT:  # which meets the same
+        print(f"train.py: {plain(message)}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -523,9 +586,19 @@ def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.error = fail
     add = parser.add_argument
-    add("--layer", default="each", metavar="SPEC", help="5 | 3,5 | full | norm | base | mid-4 | top-4 | each (default)")
+    add(
+        "--layer", default="each", metavar="SPEC", help="5 | 3,5 | full | norm | base | mid-4 | top-4 | random-4 | each (default)"
+    )
+    add("--boost", metavar="SPEC", help="train everything, these layers (3,5 | mid-4 | top-4 | ...) at the rate --boost-lr")
+    add("--boost-lr", type=float, help="their learning rate (default: twice --lr, as in the paper)")
     add("--model", metavar="DIR", help="checkpoint in Hugging Face format (default: the embedded model, made on first use)")
-    add("--task", default="math", metavar="TASK", help="math (the embedded arithmetic, default) or a .jsonl file")
+    add(
+        "--task",
+        default="math",
+        metavar="TASK",
+        help="math (default), code, household, alfworld:FOLDER, or a .jsonl or .json file of problems",
+    )
+    add("--fields", metavar="Q,A", help="names of the question and answer fields of a --task file whose format is not known")
     add("--algo", default="grpo", choices=rl.ALGORITHMS, help="default: grpo")
     add("--runs", default="runs", metavar="DIR", help="folder for the runs (default: runs)")
     add("--seeds", default=None, metavar="0,1,2", help="one run per seed (default 0,1,2 for the embedded model, else 0)")
@@ -543,6 +616,7 @@ def parse(argv):
     add("--eval-problems", type=int, help="problems of the panel that are evaluated on (embedded 1000, else 8 a training prompt)")
     add("--samples", type=int, default=4, help="sampled completions a problem in evaluation (default 4)")
     add("--base-seed", type=int, default=0, help="seed of the embedded model (default 0)")
+    add("--save-every", type=int, metavar="STEPS", help="steps between a run's checkpoints (default: those of half a minute)")
     add("--token-budget", type=int, default=4096, help="positions a training pass, a quarter of those sampled at a time")
     add("--recompute", action="store_true", help="keep less for the backward pass and compute it again: less memory, more time")
     add("--jobs", type=int, help="processes that share the runs (default: one a core for the embedded model, else 1)")
@@ -565,28 +639,38 @@ def parse(argv):
         args.device = "cuda" if torch.cuda.is_available() and not embedded else "cpu"
     if args.model:  # recorded under one name, from wherever it was typed
         args.model = str(Path(args.model).resolve())
-    if args.task.endswith(".jsonl"):
+    if args.task.endswith((".json", ".jsonl")):
         args.task = str(Path(args.task).resolve())
+    if args.task.startswith("alfworld:"):  # in which the shell expands no ~
+        args.task = f"alfworld:{Path(os.path.expanduser(args.task.removeprefix('alfworld:'))).resolve()}"
     if args.eval_problems is None:
         args.eval_problems = 8 * args.prompts  # a short trial is evaluated shortly
-    for name in ("steps", "prompts", "group", "max_tokens", "epochs", "eval_problems", "samples", "jobs", "token_budget"):
+    for name in "steps prompts group max_tokens epochs eval_problems samples jobs token_budget save_every".split():
         least = 2 if name == "group" else 1
         if getattr(args, name) is not None and getattr(args, name) < least:
             fail(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least {least}")
     if args.samples > 9:
         fail(f"--samples is {args.samples}; it must be at most 9, so that a problem's outcome is one digit")
-    for name in ("lr", "temperature", "clip"):
+    if args.boost_lr is None:
+        args.boost_lr = 2 * args.lr
+    elif not args.boost:
+        fail("--boost-lr goes with --boost SPEC")
+    if args.boost and (args.layer != "each" or args.find_lr or args.boost.startswith(("full", "base", "norm", "boost"))):
+        fail("--boost names layers, such as 3,5 or top-4, and trains everything: it goes without --layer and --find-lr")
+    for name in ("lr", "boost_lr", "temperature", "clip"):
         if not 0 < getattr(args, name) < float("inf"):
-            fail(f"--{name} is {getattr(args, name)}; it must be a number above 0")
+            fail(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be a number above 0")
     if not 0 <= args.kl < float("inf"):
         fail(f"--kl is {args.kl}; it must be 0 or above")
-    if bool(args.merge) != bool(args.out):
-        fail("--merge RUN and --out DIR go together")
+    if bool(args.merge) != bool(args.out) or args.merge and args.plan:
+        fail("--merge RUN and --out DIR go together, and without --plan")
+    if os.path.exists(args.runs) and not os.path.isdir(args.runs):
+        fail(f"--runs {args.runs} is a file; it must be a folder, new or of runs with these settings")
     if args.device != "cpu" and not (args.device == "cuda" and (args.plan or torch.cuda.is_available())):
         fail(f"--device {args.device} is not there; this machine has cpu" + (" and cuda" if torch.cuda.is_available() else ""))
     try:
         args.seeds = [int(seed) for seed in (args.seeds or ("0,1,2" if embedded and not args.quick else "0")).split(",")]
-        args.find_lr = [float(rate) for rate in args.find_lr.split(",")] if args.find_lr else []
+        args.find_lr = [float(rate) for rate in args.find_lr.split(",")] if args.find_lr is not None else []
     except ValueError:
         fail("--seeds takes whole numbers and --find-lr numbers, with commas between them")
     if len(set(args.seeds)) < len(args.seeds) or not all(0 <= seed < 2**32 for seed in [*args.seeds, args.base_seed]):
@@ -596,11 +680,19 @@ def parse(argv):
     return args
 
 
+def resolved(spec, root, num_layers):
+    """A SPEC with "top-K" replaced by the layers it stands for, and layers in order: 5,3 is 3,5."""
+    if spec.startswith("top-") and is_count(spec[4:]):
+        return top_layers(root, int(spec[4:]), num_layers)
+    layers = layers_of(spec, num_layers)
+    return ",".join(map(str, layers)) if layers and spec[0].isdecimal() else spec
+
+
 def top_layers(root, count, num_layers):
     """The `count` layers that scored best alone, on average over the seeds in `root`, as a SPEC such as "3,5"."""
     scores = {}
     for k in range(num_layers):
-        found = [json.loads(path.read_text())["score"] for path in root.glob(f"layer-{k}-seed-*/eval.json")]
+        found = [read_json(path, "score", float) for path in root.glob(f"layer-{k}-seed-*/eval.json")]
         if not found:
             raise ValueError(
                 f"--layer top-{count} needs every layer's score, and {root} has none for layer {k}: first run --layer each"
@@ -614,21 +706,20 @@ def top_layers(root, count, num_layers):
 def runs_of(args, config, root):
     """The runs a command asks for: folder -> settings. ValueError for a --layer that makes no sense for this model."""
     L = config.num_hidden_layers
-    specs = ["base", "full", "norm", *map(str, range(L))] if args.layer == "each" else [args.layer]
-    if args.layer.startswith("top-") and is_count(args.layer[4:]):
-        specs = [top_layers(root, int(args.layer[4:]), L)]
+    specs = ["base", "full", "norm", *map(str, range(L))] if args.layer == "each" else [resolved(args.layer, root, L)]
+    if args.boost:
+        specs = [f"boost-{resolved(args.boost, root, L)}"]
     names = "task algo steps prompts group max_tokens temperature clip kl epochs eval_problems samples quick device"
     shared = {name: getattr(args, name) for name in [*names.split(), "token_budget", "recompute"]}
     shared["model"] = args.model or f"embedded, seed {args.base_seed}, {args.teach_steps} steps"
+    shared |= {"fields": args.fields} if args.fields else {}
     shared |= {"num_layers": L, "warmup": 5, "panel": "validation" if args.find_lr else "test"}
     runs = {}
     for seed in args.seeds:
         for spec in specs:
-            layers = layers_of(spec, L)
-            if layers and spec[0].isdecimal():
-                spec = ",".join(map(str, layers))  # 5,3 is 3,5
             for lr in args.find_lr or [args.lr]:
                 settings = {**shared, "layer": spec, "seed": seed, "lr": lr}
+                settings |= {"boost_lr": args.boost_lr} if args.boost else {}
                 if spec != "base" or seed == args.seeds[0]:  # nothing trains in the base, so no seed matters
                     runs[root / run_name(settings)] = settings
     return runs
@@ -655,7 +746,7 @@ def report_rates(runs):
     """The table of --find-lr: mean validation score at each rate."""
     scores = {}
     for folder, settings in runs.items():
-        scores.setdefault(settings["lr"], []).append(read_json(folder / "eval.json")["score"])
+        scores.setdefault(settings["lr"], []).append(read_json(folder / "eval.json", "score", float))
     print("rate        full training, sampled score on the validation panel, mean over seeds")
     for lr, values in scores.items():
         print(f"{lr:<10g}  {sum(values) / len(values):.3f}")
@@ -673,18 +764,18 @@ def main(argv=None):
         if args.merge:
             merge(args.merge, args.out, args.model)
             return print(f"written: {args.out}")
-        task = tasks.load_task(args.task, embedded or args.plan)
+        task = tasks.load_task(args.task, embedded or args.plan, args.fields)
         args.eval_problems = min(args.eval_problems, len(task.test))
         if args.plan:
             config = EMBEDDED_CONFIG if embedded else Config.from_hf(read_json(path / "config.json"))
             known = not embedded and (path / "tokenizer.json").exists()
-            longest = max(map(len, tasks.Tokenizer(path).encode([p.prompt for p in (*task.test, *task.train)]))) if known else 512
+            longest = longest_prompt(tasks.Tokenizer(path), task) if known else 512
             return print_plan(config, list(runs_of(args, config, root).values()), longest)
         if embedded:
             runs_of(args, EMBEDDED_CONFIG, root)  # a bad option should not cost the minutes of teaching
             open_base(path, task, args)
         config, tokenizer = Config.from_hf(read_json(path / "config.json")), tasks.Tokenizer(path)
-        longest = max(map(len, tokenizer.encode([p.prompt for p in (*task.validation, *task.test, *task.train)])))
+        longest = longest_prompt(tokenizer, task)
         if longest + args.max_tokens > config.max_position_embeddings:
             raise ValueError(
                 f"--max-tokens {args.max_tokens} after the longest prompt, {longest} tokens, exceeds the model's context of "
@@ -695,20 +786,21 @@ def main(argv=None):
         model = Transformer.from_pretrained(path, dtype=dtype, device=args.device)
         root.mkdir(parents=True, exist_ok=True)
         with locked(root / "settings.lock", wait=True):
-            for folder, settings in runs.items():
-                claim_settings(folder, settings)
+            claim_settings(runs)
+        for settings in runs.values():
+            settings["save_every"] = args.save_every  # not among those claimed: it changes no result
+
+        command = [sys.executable, __file__, *(sys.argv[1:] if argv is None else argv), "--jobs", "1"]
+        environment = {**os.environ, "ONELAYER_PARENT": str(os.getpid()), "OMP_NUM_THREADS": str(threads)}
+        helpers = min(jobs, sum(not is_done(folder) for folder in runs)) - 1
+        helpers = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(helpers)]
+        failed = sweep(runs, model, tokenizer, task, helpers)
+        if failed:
+            sys.exit(1 if PARENT else "\n".join(failed))
+        if args.find_lr:
+            report_rates(runs)
     except (ValueError, OSError) as error:
         fail(error)
-
-    command = [sys.executable, __file__, *(sys.argv[1:] if argv is None else argv), "--jobs", "1"]
-    environment = {**os.environ, "ONELAYER_PARENT": str(os.getpid()), "OMP_NUM_THREADS": str(threads)}
-    helpers = min(jobs, sum(not is_done(folder) for folder in runs)) - 1
-    helpers = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(helpers)]
-    failed = sweep(runs, model, tokenizer, task, helpers)
-    if failed:
-        sys.exit("\n".join(failed))
-    if args.find_lr:
-        report_rates(runs)
     print(f"{len(runs)} runs done in {root}" + (" (a smoke test: too short for its figures to mean much)" if args.quick else ""))
 
 
@@ -716,4 +808,4 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit(130 if "ONELAYER_PARENT" in os.environ else "\nstopped; the same command carries on from here")
+        sys.exit(130 if PARENT else "\nstopped; the same command carries on from here")

@@ -1,7 +1,9 @@
 """analyze.py: C(k) and its interval on cases worked by hand, and what it says of damaged or missing runs."""
 
 import csv
+import itertools
 import json
+import shutil
 import xml.etree.ElementTree
 
 import numpy as np
@@ -123,6 +125,9 @@ def test_what_is_missing_or_damaged_is_named_and_the_rest_reported(tmp_path, cap
     (runs / "1-seed-1" / "eval.json").write_text('{"right": "44')
     (runs / "0-seed-1" / "eval.json").write_text('{"right": "44x4", "greedy": "1111"}')
     write_run(runs, "2", 7, "4444", lr=0.5)
+    (write_run(runs, "2", 8, 20 * "4400") / "config.json").unlink()
+    write_run(runs, "2", 9, "4400")  # of fewer problems
+    shutil.copytree(runs / "full-seed-0", runs / "full-seed-0 (copy)")
     (runs / "base").mkdir()
     (runs / "base" / "config.json").write_text('{"model_type": "qwen3"}')  # the model: not a run, and no reason to complain
     analyze.main([str(runs), "--out", str(tmp_path)])
@@ -132,9 +137,12 @@ def test_what_is_missing_or_damaged_is_named_and_the_rest_reported(tmp_path, cap
         "1-seed-1 cannot be read",
         "0-seed-1 cannot be read",
         "2-seed-7 was made with lr = 0.5",
+        "2-seed-8 cannot be read (FileNotFoundError",
+        "2-seed-9 cannot be read (ValueError: right: damaged, or at odds",
+        "full-seed-0 (copy) cannot be read (ValueError: seed: damaged, or at odds",
     ):
-        assert f"left out: {text}" in printed
-    assert printed.count("left out:") == 4
+        assert f"left out of {runs}: {text}" in printed
+    assert printed.count("left out of") == 7
 
 
 def test_without_base_or_full_scores_are_shown(tmp_path, capsys):
@@ -153,3 +161,53 @@ def test_folders_without_runs_are_refused_in_one_line(tmp_path, capsys, content)
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.startswith("analyze.py: ") and error.count("\n") == 1
     assert str(tmp_path) in error and not (tmp_path / "new").exists()
+
+
+# ---------------------------------------------------------------------------------------------------- between sweeps
+
+
+def test_ranks_and_correlation_by_hand():
+    assert analyze.ranks(np.array([3.0, 1.0, 3.0, 2.0])).tolist() == [3.5, 1.0, 3.5, 2.0]
+    x, y = np.random.default_rng(0).normal(size=(2, 9))
+    assert analyze.pearson(x, y) == pytest.approx(np.corrcoef(x, y)[0, 1])
+    difference = np.argsort(np.argsort(x)) - np.argsort(np.argsort(y))  # without ties: 1 - 6 sum d^2 / (n (n^2 - 1))
+    assert analyze.pearson(analyze.ranks(x), analyze.ranks(y)) == pytest.approx(1 - 6 * (difference**2).sum() / (9 * 80))
+
+
+def test_p_is_that_of_all_permutations():
+    a, b = np.array([0.1, 0.5, 0.7, 0.6, 0.2, 0.3]), np.array([0.2, 0.4, 0.9, 0.5, 0.3, 0.1])
+    found = analyze.correlate((a, np.tile(a, (50, 1))), (b, np.tile(b, (50, 1))))
+    for name, of in (("spearman", lambda x: np.argsort(np.argsort(x))), ("pearson", lambda x: x)):
+        rho = np.corrcoef(of(a), of(b))[0, 1]
+        every = [abs(np.corrcoef(of(np.array(p)), of(b))[0, 1]) >= abs(rho) - 1e-9 for p in itertools.permutations(a)]
+        assert found[name] == pytest.approx(rho, abs=1e-4) and found[f"{name}_p"] == pytest.approx(np.mean(every), abs=0.01)
+        assert found[f"{name}_low"] == found[f"{name}_high"] == found[name]  # draws that do not vary
+
+
+def test_sweeps_are_compared(tmp_path, capsys):
+    one = write_sweep(tmp_path / "one")
+    other = tmp_path / "other"  # the same curve at another height, from other problems; and a third that lacks a layer
+    for layer, right in (("base", "000"), ("full", "444"), ("0", "440"), ("1", "444"), ("2", "400")):
+        write_run(other, layer, 0, 30 * right)
+    third = tmp_path / "third"
+    for layer, right in (("base", "000"), ("full", "444"), ("0", "440")):
+        write_run(third, layer, 0, 30 * right)
+    analyze.main([str(one), str(other), str(third), "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "curves.json").read_text())
+    assert list(found["sweeps"]) == ["one", "other", "third"]
+    (pair,) = found["pairs"]
+    assert (pair["a"], pair["b"], pair["layers"]) == ("one", "other", 3)
+    assert pair["spearman"] == 1.0 and pair["spearman_low"] <= pair["spearman_high"] <= 1.0 and pair["spearman_p"] > 0.3
+    printed = capsys.readouterr().out
+    assert "one / other" in printed and "C 2" in printed and "third: The peak" in printed
+    root = xml.etree.ElementTree.parse(tmp_path / "curves.svg").getroot()
+    assert len(root.findall("{http://www.w3.org/2000/svg}polyline")) == 3
+
+
+def test_flat_curves_have_no_correlation(tmp_path, capsys):
+    for name in ("one", "other"):
+        for layer, right in (("base", "000"), ("full", "444"), ("0", "440"), ("1", "440"), ("2", "440")):
+            write_run(tmp_path / name, layer, 0, 30 * right)
+    analyze.main([str(tmp_path / "one"), str(tmp_path / "other"), "--out", str(tmp_path)])
+    (pair,) = json.loads((tmp_path / "curves.json").read_text())["pairs"]
+    assert pair["spearman"] is None and pair["pearson"] is None

@@ -32,7 +32,7 @@ def test_the_record_is_of_the_default_settings():
 
     settings = json.loads((ROOT / "tests/recorded/math/contribution.json").read_text())["settings"]
     for name in ("steps", "lr", "prompts", "group", "max_tokens", "eval_problems"):
-        assert settings[name] == train.EMBEDDED[name]
+        assert settings[name] == train.EMBEDDED["math"][name]
 
 
 def test_the_rank_correlations_between_the_records():

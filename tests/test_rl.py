@@ -1,12 +1,14 @@
 """rl.py against formulas written out, brute-force loops and float64."""
 
 import math
+import random
 
 import pytest
 import torch
 from conftest import tiny
 
 import rl
+import tasks
 from rl import Optimizer, Rollout, group_advantages, policy_loss, rollout, score, update
 
 PROMPTS = [[5, 6, 7, 8], [9], [10, 11, 12, 13, 14, 15, 16], [17, 18]]  # of unequal length; one of a single token
@@ -161,6 +163,115 @@ def test_gigpo_normalised_by_brute_force():
         if len(same) > 1:
             expected += (step_return[i] - steps.mean()) / (steps.std() + 1e-6)
         assert abs(got[i] - expected) < 1e-4
+
+
+# ---------------------------------------------------------------------------------------------------- episodes
+
+
+class Numbers:
+    """A tokenizer of texts that are token ids with spaces between them."""
+
+    def encode(self, texts):
+        return [list(map(int, text.split())) for text in texts]
+
+    def decode(self, completions):
+        return [" ".join(map(str, completion)) for completion in completions]
+
+
+class Corridor:
+    """An episode of `length` turns whose next prompt is the last two tokens said; pays the parity of what was said."""
+
+    def __init__(self, name, length):
+        self.prompt, self.length, self.said = f"{name} 7", length, []
+
+    anchor = property(lambda self: len(self.said))
+    done = property(lambda self: len(self.said) == self.length)
+
+    def step(self, text):
+        self.said.append(text)
+        self.prompt = " ".join(["9", *text.split()[-2:]])
+        return float(int(text.split()[0]) % 2)
+
+
+def played(model, start=0):
+    episodes = [Corridor(5 + i // 2, length=1 + (i * 7) % 4) for i in range(6)]  # 3 groups of 2
+    generator = torch.Generator().manual_seed(0)
+    options = dict(max_new_tokens=2, temperature=1.0, eos_id=0, generator=generator, start=start)
+    return episodes, rl.play(model, Numbers(), episodes, group_size=2, **options)
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_every_turn_of_every_episode_is_a_row(start):
+    model = tiny()
+    model.lm_head.weight.data[8:] = -10 * model.lm_head.weight.data[:1]  # few words, so that prompts come again
+    episodes, batch = played(model, start)
+    rows = {}
+    for i, episode in enumerate(batch.episode):
+        rows.setdefault(episode, []).append(i)
+    assert sorted(rows) == list(range(6)) and len(batch.reward) == sum(e.length for e in episodes)
+    for e, mine in rows.items():
+        prompt = [5 + e // 2, 7]
+        for turn, i in enumerate(mine):
+            assert batch.prompts[batch.prompt_of[i]] == prompt and batch.anchor[i] == turn
+            assert Numbers().decode([batch.completions[i]]) == [episodes[e].said[turn]]
+            assert batch.reward[i] == batch.completions[i][0] % 2
+            torch.testing.assert_close(
+                torch.tensor(batch.logprobs[i]), rescored(model, prompt, batch.completions[i], 1.0), atol=1e-4, rtol=1e-4
+            )
+            prompt = [9, *batch.completions[i][-2:]]
+    assert len({tuple(prompt) for prompt in batch.prompts}) == len(batch.prompts) < len(batch.reward)
+
+
+@pytest.mark.parametrize("aggregate", ["sequence", "constant"])
+def test_the_gradient_of_played_episodes_is_that_of_plain_passes(aggregate):
+    """Prompts that come again share one pass, also when they came in different turns."""
+    model = tiny()
+    model.lm_head.weight.data[8:] = -10 * model.lm_head.weight.data[:1]
+    trained = only(model, 2)
+    _, batch = played(model, 2)
+    weights = torch.randn(len(batch.reward))
+    wanted = torch.autograd.grad(plain_loss(model, batch, weights.tolist(), aggregate, 2), trained)
+    for budget in (1, 10, 10**6):
+        got, _ = gradients(model, batch, weights, trained, 2, aggregate=aggregate, max_tokens=2, token_budget=budget)
+        for a, b in zip(got, wanted):
+            assert (a - b).abs().max() <= 1e-5 * max(g.abs().max() for g in wanted) + 1e-7
+
+
+@pytest.mark.parametrize("algo", rl.ALGORITHMS)
+def test_advantages_of_turns_by_brute_force(algo):
+    """Three groups of four episodes of up to five turns, in the order in which turns are played, in plain Python floats."""
+    rng, G, discount = random.Random(0), 4, 0.95
+    lengths = [rng.randint(1, 5) for _ in range(12)]
+    order = [(turn, e) for turn in range(5) for e in range(12) if turn < lengths[e]]
+    state, reward = ({key: rng.choice(values) for key in order} for values in ("abc", [0.0, -0.1, 10.0]))
+    batch = Rollout(episode=[e for _, e in order], anchor=[state[key] for key in order], reward=[reward[key] for key in order])
+    settings = dict(rl.ALGORITHMS[algo])
+    settings.pop("aggregate")
+    got = rl.advantages(batch, G, **settings)
+
+    total = [sum(reward[t, e] for t in range(lengths[e])) for e in range(12)]
+    later = {(t, e): sum(discount ** (u - t) * reward[u, e] for u in range(t, lengths[e])) for t, e in order}
+
+    def relative(value, values):
+        mean = sum(values) / len(values)
+        std = (sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)) ** 0.5
+        return (value - mean) / (1 if algo == "dr_grpo" else std + 1e-6)
+
+    for i, (t, e) in enumerate(order):
+        expected = relative(total[e], total[e // G * G : e // G * G + G])
+        if algo == "gigpo":
+            same = [later[key] for key in order if key[1] // G == e // G and state[key] == state[t, e]]
+            expected += relative(later[t, e], same) if max(same) > min(same) else 0
+        assert abs(got[i] - expected) < 1e-4
+
+
+def test_gigpo_on_questions_is_grpo():
+    """A question is answered in one turn, and its state is its own: the step level never groups."""
+    questions = [tasks.Question(tasks.Problem("?", "1"), lambda problem, text: (float(text), text)) for _ in range(8)]
+    rewards = [question.step(text) for question, text in zip(questions, "10110000")]
+    batch = Rollout(episode=list(range(8)), anchor=[question.anchor for question in questions], reward=rewards)
+    grpo, gigpo = (rl.advantages(batch, 4, normalize="std", step_weight=weight) for weight in (0.0, 1.0))
+    assert torch.equal(grpo, gigpo) and torch.equal(grpo, group_advantages(torch.tensor(rewards).view(2, 4)).flatten())
 
 
 # ---------------------------------------------------------------------------------------------------- the loss
@@ -370,6 +481,29 @@ def test_the_reference_is_the_saved_layer_put_back():
     with rl.swapped(trained, saved):
         assert torch.equal(score(model, batch, list(range(12)), 1.0, 2)[0], untrained)
     assert torch.equal(score(model, batch, list(range(12)), 1.0, 2)[0], now)
+
+
+def test_the_gradient_of_the_kl_penalty_is_that_of_plain_passes():
+    """Also on rows whose advantage is 0; the reference differs from the model in the trained layer."""
+    model = likes_to_end(tiny())
+    trained = only(model, 2)
+    batch = sampled(model, start=2)
+    advantages = torch.tensor([1.0, -0.5, 0, 0, 0, 0, 2.0, -1.0, 0.3, 0, -0.2, 0.7])
+    reference = [parameter.detach() + 0.05 * torch.randn_like(parameter) for parameter in trained]
+
+    def all_logprobs():
+        pairs = zip(batch.prompt_of, batch.completions)
+        return [rescored(model, batch.prompts[p], completion, 1.0) for p, completion in pairs]
+
+    with rl.swapped(trained, reference), torch.no_grad():
+        ref = all_logprobs()
+    kl = torch.stack([((r - x).exp() - (r - x) - 1).mean() for r, x in zip(ref, all_logprobs())]).mean()
+    wanted = torch.autograd.grad(plain_loss(model, batch, advantages.tolist(), "sequence", 10) + 0.7 * kl, trained)
+    for budget in (25, 10**6):
+        got, figures = gradients(model, batch, advantages, trained, 2, token_budget=budget, kl_coef=0.7, reference=reference)
+        for a, b in zip(got, wanted):
+            assert (a - b).abs().max() <= 1e-5 * max(g.abs().max() for g in wanted) + 1e-7
+    assert figures["kl"] > 0
 
 
 def test_several_updates_a_batch_are_clipped():

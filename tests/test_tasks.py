@@ -1,4 +1,4 @@
-"""tasks.py: the panels, the file format, prompts against `transformers`' chat templates."""
+"""tasks.py: the panels, files of problems, prompts against `transformers`' chat templates."""
 
 import collections
 import json
@@ -63,51 +63,228 @@ def written(path, rows):
     return path
 
 
-def test_word_problems_split_does_not_depend_on_file_order(tmp_path):
+def test_the_split_of_a_file_does_not_depend_on_its_order(tmp_path):
     shuffled = rows()
     random.Random(1).shuffle(shuffled)
     a, b = (
-        tasks.word_problems(written(tmp_path / "a.jsonl", rows())),
-        tasks.word_problems(written(tmp_path / "b.jsonl", shuffled)),
+        tasks.from_file(written(tmp_path / "a.jsonl", rows())),
+        tasks.from_file(written(tmp_path / "b.jsonl", shuffled)),
     )
     assert a.test == b.test and a.validation == b.validation and len(a.test) == len(a.validation) == 4
     assert a.draw(3, 5, 8) == b.draw(3, 5, 8)
 
 
 def test_every_epoch_has_every_problem_once(tmp_path):
-    task = tasks.word_problems(written(tmp_path / "a.jsonl", rows()))
+    task = tasks.from_file(written(tmp_path / "a.jsonl", rows()))
     drawn = [p for step in range(16) for p in task.draw(0, step, 6)]  # 96 = 3 epochs of 32
     for epoch in range(3):
         assert len(set(drawn[32 * epoch : 32 * epoch + 32])) == 32
     assert drawn[:32] != drawn[32:64]
 
 
-def test_word_problems_grade(tmp_path):
-    task = tasks.word_problems(written(tmp_path / "a.jsonl", rows()))
-    p = tasks.Problem("?", "72")
+def test_questions_grade(tmp_path):
+    task = tasks.from_file(written(tmp_path / "a.jsonl", rows()))
+    p = tasks.Problem("?", ("72", "x"))
     assert task.grade(p, "so \\boxed{72.0}") == (1.0, "72.0") and task.grade(p, "it is 71")[0] == 0.0
-    assert task.grade(p, "no idea") == (0.0, None)
+    assert task.grade(p, "\\boxed{x}") == (1.0, "x") and task.grade(p, "no idea") == (0.0, None)
 
 
-def test_gsm8k_reads_whole(real_data):
-    task = tasks.word_problems(real_data / "gsm8k_train.jsonl")
-    assert len(task.test) == 500 and all(p.answer for p in task.draw(0, 0, 1000))
+def chat(question, answer=None):
+    said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": question}]
+    return said + ([{"role": "assistant", "content": answer}] if answer else [])
 
 
-BAD_FILES = [
-    (b"", "0 different problems"), (b'{"question": "a", "answer": "#### 1"}\n' * 50, "1 different problems"),
-    (b"\xff\xfe", "not UTF-8"), (b"[1, 2]\n", "line 1: field \"question\""), (b'{"question": "a", "answer": "#### 1"}\n{"quest', "line 2: not valid JSON"),
-    (b'{"question": "a", "answer": "#### 1"}\n\n{"question": "b"}\n', 'line 3: field "answer"'),
-    (b'{"question": " ", "answer": "#### 1"}\n', 'line 1: field "question"'), (b'{"question": "a", "answer": "no number"}\n', "no final answer"),
+# A row as the data set has it, and the accepted answers of the question "Q".
+QUESTIONS = {
+    "GSM8K": ({"question": "Q", "answer": "7 + 8 = <<7+8=15>>15\n#### 1,015"}, ("1,015",)),
+    "MATH-500": ({"problem": " Q\n", "solution": "so $\\boxed{2}$", "answer": "\\frac{1}{2}", "level": 2}, ("\\frac{1}{2}",)),
+    "DeepScaleR": ({"problem": "Q", "answer": "-\\frac{2}{3}", "solution": "I have $5$ ..."}, ("-\\frac{2}{3}",)),
+    "DeepScaleR without a solution": ({"problem": "Q", "answer": "18", "solution": ""}, ("18",)),
+    "MATH": ({"problem": "Q", "level": "Level 5", "type": "Algebra", "solution": "5, so $\\boxed{\\frac{1}{2}}$."}, ("\\frac{1}{2}",)),
+    "NuminaMath-CoT": ({"source": "olympiads", "problem": "Q", "solution": "\\[\\boxed{(0, 1)}\\] 3.", "messages": chat("R", "4")}, ("(0, 1)",)),
+    "its messages": ({"messages": chat("Q", "so \\boxed{9}")}, ("9",)),
+    "Skywork-OR1": ({"ability": "math", "prompt": chat("Q")[1:], "reward_model": {"ground_truth": '["42"]', "style": "rule"}}, ("42",)),
+    "Skywork-OR1, two answers": ({"prompt": chat("Q"), "reward_model": {"ground_truth": '["\\\\frac{1}{2}", "50\\\\%"]'}}, ("\\frac{1}{2}", "50\\%")),
+    "an interval": ({"prompt": chat("Q"), "reward_model": {"ground_truth": "[0, 1]"}}, ("[0, 1]",)),
+    "a boxed answer": ({"question": "Q", "answer": "\\boxed{x+1}"}, ("x+1",)),
+    "a name": ({"question": "Q", "answer": "Evelyn 3"}, ("Evelyn 3",)),
+}  # fmt: skip
+
+
+def many(row):
+    """The row, and twenty others of its format with a question and an answer each."""
+
+    def vary(value, old, new):
+        if isinstance(value, dict):
+            return {name: vary(v, old, new) for name, v in value.items()}
+        if isinstance(value, list):
+            return [vary(v, old, new) for v in value]
+        return value.replace(old, new) if isinstance(value, str) else value
+
+    return [row, *(vary(row, "Q", f"Q {i}") for i in range(20))]
+
+
+def everything(task):
+    return [*task.test, *task.validation, *task.train]
+
+
+@pytest.mark.parametrize("kind", QUESTIONS)
+@pytest.mark.parametrize("write", ["lines", "list", "windows"])
+def test_formats_of_questions(tmp_path, kind, write):
+    row, answers = QUESTIONS[kind]
+    path = written(tmp_path / "a.jsonl", many(row))
+    if write == "list":
+        path = tmp_path / "a.json"
+        path.write_text(json.dumps(many(row), indent=1))
+    elif write == "windows":  # a byte-order mark, and its line ends
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    task = tasks.load_task(str(path))
+    assert tasks.Problem(f"Q\n{tasks.INSTRUCTION}", answers) in everything(task) and len(everything(task)) == 21
+    assert all(task.grade(p, f"\\boxed{{{answer}}}")[0] == 1 for p in everything(task) for answer in p.answer)
+
+
+def test_fields_by_name(tmp_path):
+    path = written(
+        tmp_path / "a.jsonl", [{"q": {"text": f"Q {i}"}, "a": f"{i}", "answer": "5", "question": "?"} for i in range(10)]
+    )
+    assert {p.answer for p in everything(tasks.load_task(str(path), fields="q.text,a"))} == {(f"{i}",) for i in range(10)}
+    for fields in ("q", "q,", "q,a,b", ""):
+        with pytest.raises(ValueError, match="--fields"):
+            tasks.load_task(str(path), fields=fields)
+    with pytest.raises(ValueError, match="--fields"):
+        tasks.load_task("math", fields="q,a")
+
+
+def test_what_has_no_final_answer_is_left_out_and_counted(tmp_path, capsys):
+    """Repeated rows are kept once; a proof, and a question that two rows answer differently, are left out."""
+    rows = [{"problem": f"Q {i}", "solution": f"\\boxed{{{i}}}"} for i in range(12)]
+    more = [
+        ("Q 0", "\\boxed{0.0}"),
+        ("Q 1", "\\boxed{1}"),
+        ("Q 2", "\\boxed{3}"),
+        ("Q 2", "\\boxed{2}"),
+        ("Show!", "As 4 > 3, it holds."),
+    ]
+    rows += [{"problem": problem, "solution": solution} for problem, solution in more]
+    kept = everything(tasks.from_file(written(tmp_path / "a.jsonl", rows)))
+    assert sorted(float(p.answer[0]) for p in kept) == [0, 1, *range(3, 12)]
+    printed = capsys.readouterr().out
+    assert "left out 2 questions" in printed and "a.jsonl, line 15" in printed and printed.count("\n") == 1
+
+
+MBPP = {"text": "Write a function to double a number.", "code": "...", "task_id": 1, "test_setup_code": "", "challenge_test_list": [],
+        "test_list": ["assert double(2) == 4", "assert double(-1) == -2"]}  # fmt: skip
+PROMPT = """{}
+Your code should pass tests such as:
+```python
+{}
+```
+Write it in one ```python block."""
+
+
+def test_mbpp_formats(tmp_path):
+    """As published, with what is optional, and as in the sanitized version."""
+    full = {**MBPP, "test_setup_code": "two = 2", "challenge_test_list": ["assert double(0) == 0"]}
+    sanitized = {
+        "prompt": MBPP["text"],
+        "test_imports": ["import math", "import re"],
+        "test_list": MBPP["test_list"],
+        "code": "...",
+    }
+    shown, other = MBPP["test_list"]
+    for row, setup, answer in (
+        (MBPP, "", (shown, other, "")),
+        (full, "two = 2\n", (shown, other, "assert double(0) == 0", "two = 2")),
+        (sanitized, "import math\nimport re\n", (shown, other, "import math\nimport re")),
+    ):
+        others = [{**row, "text": f"{i}", "prompt": f"{i}"} for i in range(20)]
+        task = tasks.load_task(str(written(tmp_path / "a.jsonl", [row, *others])))
+        assert tasks.Problem(PROMPT.format(MBPP["text"], setup + shown), answer) in everything(task)
+
+
+PROGRAMS = [
+    ("Here:\n```python\ndef double(x):\n    return 2 * x\n```\nDone.", 1.0), ("def double(x): return 2 * x", 1.0), ("```python\ndef double(x): return 2 * x", 1.0),
+    ("```python\nnonsense\n```\nBetter:\n```python\ndef double(x): return x + x\n```", 1.0), ("```python\ndef double(x): return x + 2\n```", 0.0),
+    ("```python\nimport os\nos._exit(0)\n```", 0.0), ("```python\nimport sys\ndef double(x): sys.exit(0)\n```", 0.0), ("", 0.0), ("I cannot.", 0.0),
+    ("```python\nclass Same:\n    def __eq__(self, other): return True\ndef double(x): return Same()\n```", 0.0),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("content, message", BAD_FILES)
-def test_bad_files_are_refused_by_line_and_field(tmp_path, content, message):
-    (tmp_path / "a.jsonl").write_bytes(content)
+@pytest.mark.parametrize("text, reward", PROGRAMS)
+def test_programs_grade(text, reward):
+    """All tests or nothing: `x + 2` passes the one in the prompt."""
+    problem = tasks.Problem("?", (*MBPP["test_list"], ""))
+    earned, program = tasks.grade_program(problem, text)
+    assert earned == reward and isinstance(program, str) and "```" not in program
+
+
+def test_real_files_read_whole(real_data):
+    for name, n in (("gsm8k_train.jsonl", 7473), ("gsm8k_test.jsonl", 1319), ("math500.json", 500)):
+        task = tasks.load_task(str(real_data / name))
+        assert len(everything(task)) == n and len(task.test) == min(500, n // 10)
+        assert all(task.grade(p, f"\\boxed{{{p.answer[0]}}}")[0] == 1 for p in everything(task))
+
+
+def test_mbpp_reference_solutions_earn_the_reward(real_data):
+    with open(real_data / "mbpp.jsonl") as file:
+        code = {row["test_list"][0].strip(): row["code"] for row in map(json.loads, file)}
+    task = tasks.load_task(str(real_data / "mbpp.jsonl"))
+    assert len(everything(task)) == 963  # of 964: two have the same prompt
+    for p in task.test[:20]:
+        assert task.grade(p, f"```python\n{code[p.answer[0].strip()]}\n```")[0] == 1.0
+
+
+GOOD, MANY = b'{"question": "a", "answer": "#### 1"}\n', b'{"question": "a", "answer": "1"}\n' * 5000
+BAD_FILES = [
+    (b"", "0 different problems"), (b"\n \r\n", "0 different problems"), (GOOD * 50, "1 different problems"), (b"\xff\xfe", "line 1: not UTF-8"),
+    (GOOD + b'{"question": "\xe9"}', "line 2: not UTF-8"), (b"[1, 2]\n", "line 1: must be an object"), (GOOD + b"5\n", "line 2: must be an object"),
+    (GOOD + b'{"quest', "line 2: not valid JSON"), (b"question,answer\na,1", "line 1: not valid JSON"), (b"[" * 100_000, "line 1: not valid JSON"),
+    (b"9" * 9999, "line 1: not valid JSON"), (GOOD + b'\n{"question": "b"}\n', 'line 3: field "answer" is missing'), (b'{"question": "b"}', "line 1: no fields"),
+    (b"{}\n" + GOOD, "line 1: no fields question,answer or"), (b'{"question": " ", "answer": "#### 1"}\n', 'line 1: field "question" is empty'),
+    (GOOD + b'{"question": "b", "answer": ""}\n', 'line 2: field "answer" is empty'), (GOOD + b'{"question": null, "answer": "1"}', 'line 2: field "question" is missing'),
+    (GOOD + b'{"question": "b", "answer": 5}', 'line 2: field "answer" .* no text'), (GOOD + b'{"question": ["b"], "answer": "5"}', 'line 2: field "question"'),
+    (GOOD + b'{"question": "%s", "answer": "5"}' % (b"b" * 100_001), 'line 2: field "question" .* at most 100,000'),
+    (GOOD + b'{"question": "b", "answer": "%s"}' % (b"5" * 100_001), 'line 2: field "answer" .* at most 100,000'),
+    (GOOD + b'{"question": "\\ud800", "answer": "5"}', 'line 2: field "question" .* Unicode'), (MANY + b'{"question": "b"}\n' + MANY, 'line 5001: field "answer"'),
+    (b'{"prompt": [{"role": "system", "content": "b"}], "reward_model": {"ground_truth": "1"}}', 'line 1: field "prompt"'),
+    (b'{"prompt": [{"role": "user", "content": "b"}], "reward_model": "1"}', 'line 1: field "reward_model.ground_truth"'),
+    (b'{"prompt": "b", "reward_model": {"ground_truth": "[\\"1"}}', "line 1, reward_model.ground_truth"),
+    (b'{"text": "", "test_list": ["assert f(1) == 1"]}', 'line 1: field "text"'), (b'{"text": "b", "test_list": []}', 'line 1: field "test_list" must be a list of asserts'),
+    (b'{"text": "b", "test_list": ["f(1) == 1"]}', 'field "test_list"'), (b'{"text": "b", "test_list": ["assert f(1"]}', 'field "test_list"'),
+    (b'{"text": "b", "test_list": [["f(1)", 1]]}', 'field "test_list"'), (b'{"text": "b", "test_list": 5}', 'field "test_list"'),
+    (b'{"text": "b", "test_list": ["assert f(1) == 1"], "test_setup_code": "x ="}', 'field "test_setup_code" must be statements'),
+    (b'{"text": "b", "test_list": ["assert f(1) == 1", "assert f(\'%s\')"]}' % (b"b" * 100_000), 'field "test_list" .* at most 100,000'),
+]  # fmt: skip
+
+
+def refused(path, content, message):
+    path.write_bytes(content)
     with pytest.raises(ValueError, match=message) as error:
-        tasks.word_problems(tmp_path / "a.jsonl")
-    assert "a.jsonl" in str(error.value) and "\n" not in str(error.value)
+        tasks.load_task(str(path))
+    assert path.name in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content, message", BAD_FILES, ids=lambda value: value if isinstance(value, str) else "")
+def test_bad_files_are_refused_by_line_and_field(tmp_path, content, message):
+    refused(tmp_path / "a.jsonl", content, message)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "line 1: not valid JSON"),
+        (b'[{"question": "a",\n "answer": "1"},\n {"question": ]', "line 3: not valid JSON"),
+        (b'[{"question": "a",\n "answer": "\xff"}]', "line 2: not UTF-8"),
+        (b'[{"question": "a", "answer": "1"}, 5]', "row 2: must be an object"),
+        (b'[{"question": "a", "answer": "1"}, {"question": "b"}]', 'row 2: field "answer"'),
+        (b"5", "row 1: must be an object"),
+        (b'{"data": [{"question": "a", "answer": "1"}]}', "row 1: no fields"),
+        (b'{"question": {"0": "a"}, "answer": {"0": "1"}}', 'row 1: field "question"'),
+        (b"[]", "0 different problems"),
+    ],
+)
+def test_bad_lists_are_refused_by_row_and_field(tmp_path, content, message):
+    refused(tmp_path / "a.json", content, message)
 
 
 def test_embedded_tokenizer_reads_back_what_it_wrote(tmp_path):

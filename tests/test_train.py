@@ -15,6 +15,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+import rl
 import tasks
 import train
 
@@ -64,12 +65,14 @@ def files(runs, pattern):
     return {str(path.relative_to(runs)): path.read_bytes() for path in sorted(runs.glob(pattern))}
 
 
-def refused(capsys, *argv):
-    """The one line that a bad command ends with."""
+def refused(capsys, *argv, progress=False):
+    """The one line that a bad command ends with; `progress`: after the bars of a sweep."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         train.main(list(argv))
     error = capsys.readouterr().err
+    if progress:
+        error = error[error.rindex("train.py: ") :]
     assert stop.value.code == 2 and error.startswith("train.py: ") and error.count("\n") == 1
     return error
 
@@ -105,6 +108,32 @@ def test_a_sweep_leaves_a_folder_for_each_run(runs, command, given):
         assert [line["step"] for line in lines] == [1, 2, 3, 4] and lines[0]["logprob_gap"] < 1e-4
         config = json.loads((runs / run / "config.json").read_text())
         assert config["settings"]["steps"] == 4 and config["versions"]["torch"] == torch.__version__
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory):
+    """A base for each embedded task, taught for so short that it can be told apart from nothing."""
+    return tmp_path_factory.mktemp("bases")
+
+
+@pytest.mark.parametrize("algo", rl.ALGORITHMS)
+@pytest.mark.parametrize("task", train.EMBEDDED)
+def test_every_algorithm_runs_on_every_embedded_task(bases, tmp_path, monkeypatch, task, algo):
+    """From the command line, the teaching of the base included; what trains moves, and the run is scored."""
+    monkeypatch.setitem(train.EMBEDDED, task, {**train.EMBEDDED[task], "teach_steps": 30, "teach_batch": 32})
+    runs = tmp_path / "runs"
+    if (bases / task).exists():
+        shutil.copytree(bases / task, runs / "base")
+    options = "--steps 2 --prompts 2 --group 4 --eval-problems 4 --samples 2 --jobs 1 --seeds 0 --lr 1e-2 --kl 0.1 --epochs 2"
+    train.main(["--task", task, "--algo", algo, "--layer", "3", "--runs", str(runs), *options.split()])
+    if not (bases / task).exists():
+        shutil.copytree(runs / "base", bases / task)
+    lines = [json.loads(line) for line in (runs / "layer-3-seed-0/metrics.jsonl").read_text().splitlines()]
+    found = json.loads((runs / "layer-3-seed-0/eval.json").read_text())
+    assert len(lines) == 2 and len(found["right"]) == 4 and len(found["lengths"]) == 8 and set(found["change"]) == {"3"}
+    assert lines[0]["logprob_gap"] < 1e-4 and all(line["turns"] == 1 or task == "household" for line in lines)
+    if task == "household":  # where fines tell episodes apart even when none is solved
+        assert lines[0]["turns"] > 5 and found["change"]["3"] > 0 and found["score"] < 0.5
 
 
 def test_runs_of_one_sweep_do_not_touch_each_other(runs, command, tmp_path):
@@ -149,7 +178,7 @@ def test_a_run_carries_on_from_its_checkpoint_bit_for_bit(runs, command, given, 
         return draw(seed, step, n)
 
     task.draw = interrupted
-    monkeypatch.setattr(tasks, "load_task", lambda spec, embedded: task)
+    monkeypatch.setattr(tasks, "load_task", lambda *_: task)
     with pytest.raises(KeyboardInterrupt):
         train.main(command(other, "--layer", layer))
     assert not list(other.glob("*/eval.json")) and len(list(other.glob("*/checkpoint.safetensors"))) == 1
@@ -164,7 +193,7 @@ def test_a_damaged_checkpoint_is_named_and_the_run_starts_again(runs, command, c
     (runs / "layer-1-seed-0").mkdir(parents=True)
     (runs / "layer-1-seed-0" / "checkpoint.safetensors").write_bytes(b"half of")
     train.main(command(runs, "--layer", "1"))
-    assert "layer-1-seed-0/checkpoint.safetensors is damaged" in capsys.readouterr().out
+    assert "layer-1-seed-0/checkpoint.safetensors is damaged" in capsys.readouterr().err
     assert (runs / "layer-1-seed-0" / "eval.json").exists()
 
 
@@ -200,6 +229,24 @@ def test_top_k_takes_the_best_layers_of_the_sweep(runs, command):
     assert (runs / "layer-2,3,7-seed-0" / "eval.json").exists()
 
 
+def test_boosted_layers_move_further(runs, command):
+    """All train; Adam's first step is the learning rate, so a layer at five times the rate moves five times as far."""
+    train.main(command(runs, "--boost", "3,5", "--boost-lr", "5e-3", "--steps", "1"))
+    train.main(command(runs, "--layer", "full", "--steps", "1"))
+    boosted, plain = (json.loads((runs / f"{name}-seed-0/eval.json").read_text())["change"] for name in ("boost-3,5", "full"))
+    for part, far in plain.items():
+        assert boosted[part] == pytest.approx((5 if part in "35" else 1) * far, rel=1e-3)
+
+
+def test_random_layers_differ_between_seeds(runs, command):
+    drawn = {tuple(train.layers_of("random-3", 8, seed)) for seed in range(20)}
+    assert len(drawn) > 10 and all(len(set(layers)) == 3 and set(layers) <= set(range(8)) for layers in drawn)
+    train.main(command(runs, "--layer", "random-3", "--seeds", "0,1"))
+    for seed in (0, 1):
+        tensors = load_file(runs / f"random-3-seed-{seed}" / "layer.safetensors")
+        assert {int(name.split(".")[2]) for name in tensors} == set(train.layers_of("random-3", 8, seed))
+
+
 @pytest.mark.parametrize(
     "spec, layers",
     [
@@ -210,6 +257,8 @@ def test_top_k_takes_the_best_layers_of_the_sweep(runs, command):
         ("mid-2", [3, 4]),
         ("mid-3", [2, 3, 4]),
         ("mid-8", [*range(8)]),
+        ("boost-3,5", [3, 5]),
+        ("random-8", [*range(8)]),
     ],
 )
 def test_layer_specifications(spec, layers):
@@ -232,7 +281,17 @@ REFUSED = [
     (["--seeds", "1,1"], "--seeds"), (["--seeds=-1"], "--seeds"), (["--task", "sums"], "--task"), (["--task", "nowhere.jsonl"], "nowhere.jsonl"),
     (["--model", "nowhere"], "nowhere"), (["--model", "nowhere", "--quick"], "--quick"), (["--device", "tpu"], "--device"),
     (["--find-lr", "1e-3", "--layer", "3"], "--find-lr"), (["--layer", "full", "--find-lr", "x"], "--find-lr"), (["--jobs", "0"], "--jobs"),
-    (["--unknown"], "--unknown"), (["--layer", "full", "--find-lr", "nan"], "--find-lr"), (["--seeds", "9" * 20], "--seeds"), (["--max-tokens", "600"], "context"),
+    (["--unknown"], "--unknown"), (["--boost", "9"], "--layer 9"), (["--boost", "full"], "--boost"), (["--boost-lr", "1"], "--boost"),
+    (["--boost", "3", "--layer", "3"], "--boost"), (["--boost", "3", "--boost-lr", "-1"], "--boost-lr"),
+    (["--layer", "full", "--find-lr", "nan"], "--find-lr"), (["--seeds", "9" * 20], "--seeds"), (["--max-tokens", "600"], "context"),
+    (["--group", "-4"], "--group"), (["--samples", "0"], "--samples"), (["--eval-problems", "0"], "--eval-problems"), (["--token-budget", "0"], "--token-budget"),
+    (["--save-every", "0"], "--save-every"), (["--save-every", "-1"], "--save-every"), (["--save-every", "1.5"], "--save-every"), (["--lr", "nan"], "--lr"),
+    (["--lr", "inf"], "--lr"), (["--kl", "nan"], "--kl"), (["--kl", "inf"], "--kl"), (["--clip", "nan"], "--clip"), (["--temperature", "inf"], "--temperature"),
+    (["--base-seed", "-1"], "--base-seed"), (["--seeds", "0,"], "--seeds"), (["--seeds", "0.5"], "--seeds"), (["--device", "cuda:7"], "--device"),
+    (["--layer", "full", "--find-lr", "1e-3,-1"], "--find-lr"), (["--layer", "full", "--find-lr", ""], "--find-lr"), (["--find-lr", "1e-3"], "--find-lr"),
+    (["--task", "math"], "--task math"), (["--merge", "x"], "--out"), (["--out", "x"], "--merge"), (["--merge", "x", "--out", "y", "--plan"], "--plan"),
+    (["--merge", "nowhere", "--out", "y"], "nowhere"), (["--algo", ""], "--algo"), (["--layer", "top-0"], "--layer"), (["--layer", "top-4"], "first run --layer each"),
+    (["--steps", "1e3"], "--steps"), (["--epochs", "-1"], "--epochs"), (["--jobs", "-1"], "--jobs"), (["--max-tokens", "-1"], "--max-tokens"),
 ]  # fmt: skip
 
 
@@ -263,12 +322,43 @@ def test_a_run_whose_numbers_go_wrong_does_not_stop_the_sweep(runs, command, mon
     monkeypatch.setattr(train.rl, "update", broken)
     with pytest.raises(SystemExit) as stop:
         train.main(command(runs, "--layer", "1", "--seeds", "0,1"))
-    assert "layer-1-seed-0: stopped because the loss is nan" in str(stop.value.code)
+    assert "layer-1-seed-0: stopped in step 2 of 4: the loss is nan" in str(stop.value.code)
     assert {path.parent.name for path in runs.glob("*/eval.json")} == {"layer-1-seed-1"}
     monkeypatch.setattr(train.rl, "update", update)
     train.main(command(runs.parent / "other", "--layer", "1", "--seeds", "1"))
     for name in ("metrics.jsonl", "eval.json", "layer.safetensors"):  # the failed run left nothing behind in the model
         assert (runs / "layer-1-seed-1" / name).read_bytes() == (runs.parent / "other" / "layer-1-seed-1" / name).read_bytes()
+
+
+def test_a_list_of_rows_with_fields_named(runs, command, given, tmp_path, capsys):
+    """Either pair of fields would do, and a run's folder remembers which it was."""
+    rows = [{"q": f"add {a} {b} =", "r": f"add {b} {a} =", "sum": str((a + b) % 10)} for a in range(20) for b in range(10)]
+    (tmp_path / "sums.json").write_text(json.dumps(rows))
+    named = command(runs, "--layer", "1", "--steps", "1", "--task", str(tmp_path / "sums.json"))
+    train.main([*named, "--fields", "q,sum"])
+    assert json.loads((runs / "layer-1-seed-0" / "config.json").read_text())["settings"]["fields"] == "q,sum"
+    assert "fields = 'q,sum'" in refused(capsys, *named, "--fields", "r,sum")
+    assert "sums.json, row 1" in refused(capsys, *named) and "--fields" in refused(capsys, *named, "--fields", "q")
+
+
+def test_programs_from_a_file_are_written_run_and_recorded(runs, tmp_path):
+    """A model that was shown one program of two: the one that passes all tests earns, and texts of both are kept."""
+    rows = [{"text": f"Number {i}.", "code": "", "test_list": ["assert f(1) == 1", "assert f(2) == 4"]} for i in range(40)]
+    (tmp_path / "mbpp.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task, base = tasks.load_task(str(tmp_path / "mbpp.jsonl")), tmp_path / "base"
+    split = tasks.embedded_tokenizer([]).pre_tokenizer.pre_tokenize_str
+    programs = ["```python def f(x): return x", "```python def f(x): return x * x"]
+    words = [
+        word for text in [p.prompt for p in (*task.train, *task.validation, *task.test)] + programs for word, _ in split(text)
+    ]
+    task.vocabulary = tuple(dict.fromkeys(words))
+    task.demonstrate = lambda rng: [(rng.choice(task.train).prompt, rng.choice(programs))]
+    train.teach_base(base, task, {"seed": 0, "steps": 40, "batch": 8})
+    options = f"--steps 1 --prompts 2 --group 4 --max-tokens 12 --eval-problems 4 --seeds 0 --layer 3 --runs {runs}"
+    train.main(["--model", str(base), "--task", str(tmp_path / "mbpp.jsonl"), *options.split()])
+    found = json.loads((runs / "layer-3-seed-0" / "eval.json").read_text())
+    wrong, right = ([answers.count(p.removeprefix("```python ")) for answers in found["answers"]] for p in programs)
+    assert "".join(map(str, right)) == found["right"] and sum(right) > 0 and sum(wrong) > 0
 
 
 def test_settings_are_never_mixed(runs, command, capsys):
