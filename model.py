@@ -213,11 +213,11 @@ class KVCache:
         return [stored[:, :, :end] for stored in self.layers[layer]]  # never more than is filled: attention grows with the text
 
     def keep(self, rows):
-        """Go on with `rows` (an index tensor), in their order; one may come several times."""
+        """Go on with `rows` (an index tensor) in this order: one that is not among them is dropped, one may come several times."""
         for layer in self.layers:  # one at a time: no second cache in memory
             for i, stored in enumerate(layer):
                 layer[i] = stored.new_empty(len(rows), *stored.shape[1:])
-                layer[i][:, :, : self.length] = stored[:, :, : self.length][rows]
+                layer[i][:, :, : self.length] = stored[:, :, : self.length][rows]  # what is not filled is not copied
 
 
 class Prefix:

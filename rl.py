@@ -109,9 +109,12 @@ def rollout(
             ))  # fmt: skip
         return whole
     ends = torch.tensor([eos_id] if isinstance(eos_id, int) else sorted(eos_id), device=device)
-    out = Rollout(prompts, [i // G for i in range(B)])
+    place = {}  # prompts that are equal (episodes may come to one state) are one
+    prompt_of = [place.setdefault(tuple(prompt), len(place)) for prompt in prompts for _ in range(G)]
+    prompts = [list(prompt) for prompt in place]
+    out = Rollout(prompts, prompt_of)
 
-    # Prefill: every prompt once for its whole group.
+    # Prefill: every prompt once for all of its completions.
     prompt, real = pad(prompts, device)  # (P, Tp)
     P, Tp = prompt.shape
     cache = KVCache(model.config, P, Tp + max_new_tokens, dtype, device)
@@ -125,16 +128,16 @@ def rollout(
     position = real.sum(1)[:, None]  # (P, 1): of the next token
     x = x.gather(1, (position - 1)[..., None].expand(-1, -1, x.shape[2]))  # (P, 1, D): at each prompt's last token
 
-    # Decode. Slots are the same for all rows of the batch, padding between prompt and answer is masked. A row stands for all
-    # completions that are equal so far: at first one a prompt, and where two of its completions part, so do their rows.
+    # Decode. A row of the batch stands for all completions of a prompt that are equal so far: at first there is one row a
+    # prompt, and where two of its completions part, so do their rows. Slots of the cache are the same for all rows.
     mask = None
-    if not real.all():
+    if not real.all():  # padding between a prompt and what follows it
         mask = torch.cat([real, real.new_ones(P, max_new_tokens)], dim=1)[:, None, None, :]  # (P, 1, 1, Tp + max_new_tokens)
     tokens = torch.zeros(B, max_new_tokens, dtype=torch.long, device=device)
     logprobs = torch.zeros(B, max_new_tokens, device=device)
     hidden = torch.empty(B, max_new_tokens if start else 0, model.config.hidden_size, dtype=dtype, device=device)
     alive = torch.arange(B, device=device)  # the completions that have not ended ...
-    row = alive // G  # ... and the row of the batch that each of them continues
+    row = torch.tensor(prompt_of, device=device)  # ... and the row that each of them continues
     ended = torch.zeros(B, dtype=torch.bool, device=device)
     # Numbers are drawn for all completions and steps, so what one samples does not depend on which others have ended.
     uniform = 1 - torch.rand(max_new_tokens, B, generator=generator, device=device)
@@ -148,20 +151,18 @@ def rollout(
             going = (~ended).nonzero()[:, 0]
             if len(going) == 0:
                 break
-            alive, row, token, ended = alive[going], row[going], token[going], ended[going]
-            # On a GPU, which is not asked at every step, each completion has a row of its own from the first token on.
-            apart = row * model.config.vocab_size + token if device.type == "cpu" else alive
-            distinct, new_row = apart.unique(return_inverse=True)
+            alive, row, token, ended = (values[going] for values in (alive, row, token, ended))
+            # A GPU is not asked after each token, so there all part after the first.
+            branch = row * model.config.vocab_size + token if device.type == "cpu" else alive
+            branches, new_row = branch.unique(return_inverse=True)
             # Moving the cache costs about as much as a step: only where rows part, or many have ended.
-            if len(distinct) > len(row.unique()) or len(distinct) <= 0.75 * len(position):
-                origin = torch.empty_like(distinct)
-                origin[new_row] = row
-                row, position, mask = new_row, position[origin], None if mask is None else mask[origin]
+            if len(branches) > len(row.unique()) or len(branches) <= 0.75 * len(position):
+                origin = torch.empty_like(branches).scatter_(0, new_row, row)  # the old row that each new one goes on from
                 cache.keep(origin)
-        step = token.new_zeros(len(position))
-        step[row] = token
+                row, position, mask = new_row, position[origin], None if mask is None else mask[origin]
+        step = torch.zeros_like(position).scatter_(0, row[:, None], token[:, None])  # (rows, 1): the token that each row ends in
         step_mask = None if mask is None else mask[..., : Tp + t + 1]
-        x = model.model.embed_tokens(step)[:, None]  # (rows, 1, D)
+        x = model.model.embed_tokens(step)  # (rows, 1, D)
         if start:
             x = model.run_layers(x, position + t, step_mask, cache, stop=start)
             hidden[alive, t] = x[row, 0]
@@ -303,29 +304,28 @@ def score(model, batch, rows, temperature, start=0):
     Returns logprobs (R, T) and mask (R, T); what the mask leaves out is 0.
     """
     device = model.lm_head.weight.device
-    which = sorted({batch.prompt_of[row] for row in rows})  # the prompts these rows need
-    place = {p: i for i, p in enumerate(which)}
-    distinct = {(batch.prompt_of[row], tuple(batch.completions[row])): row for row in rows}  # equal completions are run once
-    number = {key: i for i, key in enumerate(distinct)}
-    again = torch.tensor([number[batch.prompt_of[row], tuple(batch.completions[row])] for row in rows], device=device)  # (R,)
-    rows = list(distinct.values())  # now N <= R
-    prompt_of = torch.tensor([place[batch.prompt_of[row]] for row in rows], device=device)  # (N,)
-    before, real = pad([batch.prompts[p] for p in which], device)  # (P, Tp)
-    tokens, mask = pad([batch.completions[row] for row in rows], device)  # (N, T)
+    pairs = [(batch.prompt_of[row], tuple(batch.completions[row])) for row in rows]
+    distinct = dict(zip(pairs, rows))  # equal completions of a prompt are run once: N <= R of them
+    place = {pair: i for i, pair in enumerate(distinct)}
+    again = torch.tensor([place[pair] for pair in pairs], device=device)  # (R,): which of the N each row is
+    which = sorted({p for p, _ in distinct})  # the prompts these rows need
+    prompt_of = torch.tensor([which.index(p) for p, _ in distinct], device=device)  # (N,)
+    prompts, real = pad([batch.prompts[p] for p in which], device)  # (P, Tp)
+    tokens, mask = pad([completion for _, completion in distinct], device)  # (N, T)
     if start and batch.hidden:
         prompt_x = pad([batch.prompt_hidden[p] for p in which], device)[0]  # (P, Tp, D)
-        x = pad([batch.hidden[row] for row in rows], device)[0]  # (N, T - 1, D)
+        x = pad([batch.hidden[row] for row in distinct.values()], device)[0]  # (N, T - 1, D)
     else:
-        prompt_x, x, start = model.model.embed_tokens(before), model.model.embed_tokens(tokens[:, :-1]), 0
+        prompt_x, x, start = model.model.embed_tokens(prompts), model.model.embed_tokens(tokens[:, :-1]), 0
 
-    (P, Tp), T = before.shape, tokens.shape[1]
+    (P, Tp), (N, T) = prompts.shape, tokens.shape
     prefix = Prefix()
     positions = torch.arange(Tp, device=device)[None]
     prompt_x = model.run_layers(prompt_x, positions, causal(Tp, device)[None, None], prefix, start=start)
-    last = prompt_x[torch.arange(P, device=device), real.sum(1) - 1]  # (P, D): what predicts the first token
-    if T > 1:
+    last = prompt_x[torch.arange(P, device=device), real.sum(1) - 1]  # (P, D): what predicts each first token
+    if T > 1:  # or there is nothing to run
         positions = real.sum(1)[prompt_of][:, None] + torch.arange(T - 1, device=device)  # (N, T - 1)
-        own = causal(T - 1, device).expand(len(rows), -1, -1)
+        own = causal(T - 1, device).expand(N, -1, -1)
         seen = torch.cat([real[prompt_of][:, None, :].expand(-1, T - 1, -1), own], dim=2)
         x = model.run_layers(x, positions, seen[:, None], SharedPrefix(prefix, prompt_of), start=start)
     x = torch.cat([last[prompt_of][:, None], x], dim=1)  # (N, T, D)
