@@ -1,10 +1,13 @@
 """How fast, how big: every claim about speed and memory as rows of one table. Not a test: nothing here can fail.
 
-    python tests/bench.py [--only rollout] [--weights FOLDER] [--device cuda] [--rounds 5]
+    python tests/bench.py [--only rollout] [--weights FOLDER] [--base runs/base] [--device cuda] [--rounds 5]
 
-FOLDER holds qwen2.5-coder-0.5b-instruct and smollm2-135m-instruct (default: $ONELAYER_WEIGHTS). `theirs` is `transformers`' `generate`,
-or TRL's GRPOTrainer where `trl` is installed, on the same weights, prompts, lengths and number of threads. Contestants run in
-turn, and a ratio is the median of the rounds' ratios: what else the machine does then hits all of them alike.
+`theirs` is `transformers`' `generate`, or TRL's GRPOTrainer where `trl` is installed, on the same weights, prompts, lengths and
+number of threads. Contestants run in turn, and a ratio is the median of the rounds' ratios: what else the machine does then
+hits all of them alike. FOLDER (default $ONELAYER_WEIGHTS) holds qwen2.5-coder-0.5b-instruct and smollm2-135m-instruct.
+
+The embedded model comes twice. Taught, as in training (--base, or taught here for a minute), many of its completions begin
+alike, and `rl.rollout` runs them once. With random weights none do, and nothing ends them: all have the greatest length.
 """
 
 import argparse
@@ -29,8 +32,9 @@ import torch.nn.functional as F  # isort: skip
 
 import rl
 import tasks
-from model import KVCache, Transformer
+from model import Transformer
 
+TAUGHT, RANDOM = "embedded, taught", "embedded, random weights"
 SMOL, QWEN = "smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct"
 BUDGET = 4096  # train.py's default --token-budget
 QUESTIONS = [  # of unequal length, and answered at unequal length
@@ -45,8 +49,31 @@ class Skip(Exception):
     """Why rows of the table cannot be made here."""
 
 
+# ---------------------------------------------------------------------------------------------------- the table
+
+
 def row(what, ours="ours", theirs="theirs", ratio="ratio", target="target"):
-    print(f"{what:<66} | {ours:>14} | {theirs:>14} | {ratio:>7} | {target}", flush=True)
+    ratio = ratio if isinstance(ratio, str) else f"{ratio:.2f}"
+    print(f"{what:<68} | {ours:>13} | {theirs:>13} | {ratio:>7} | {target}", flush=True)
+
+
+def faster(what, mine, their, target=""):
+    """A row of tokens a second, from seconds a token: how many times as fast."""
+    row(what, *(f"{1 / median(times):,.0f} tok/s" for times in (mine, their)), over(their, mine), target)
+
+
+def share(what, part, whole, target=""):
+    """A row of times: which part of the whole."""
+    row(what, *(f"{1000 * median(times):.4g} ms" for times in (part, whole)), over(part, whole), target)
+
+
+def smaller(what, part, whole, target=""):
+    """A row of MB: which part of the whole."""
+    row(what, f"{part:.0f} MB", f"{whole:.0f} MB", part / whole, target)
+
+
+def over(numerators, denominators):
+    return median(a / b for a, b in zip(numerators, denominators))
 
 
 def race(*contestants):
@@ -68,131 +95,15 @@ def synchronize():
         torch.cuda.synchronize()
 
 
-def over(numerators, denominators):
-    return median(a / b for a, b in zip(numerators, denominators))
-
-
-def seconds(times):
-    return f"{1000 * median(times):.4g} ms"
-
-
-def speed(times):
-    return f"{1 / median(times):,.0f} tok/s"
-
-
-# ---------------------------------------------------------------------------------------------------- models and prompts
-
-
-def setup(device, weights, rounds, threads=None):
-    """What all rows share; also called in the fresh processes that measure memory."""
-    global DEVICE, WEIGHTS, ROUNDS, DTYPE
-    DEVICE, WEIGHTS, ROUNDS = device, weights, rounds
-    DTYPE = torch.bfloat16 if device == "cuda" else torch.float32  # as in train.py
-    torch.set_num_threads(threads or torch.get_num_threads())
-    torch.manual_seed(0)
-
-
-def embedded(**changes):
-    """The embedded model with random weights, which are as fast as taught ones. Its config's `changes` are for growth."""
-    torch.manual_seed(0)
-    return Transformer(replace(train.EMBEDDED_CONFIG, **changes)).to(DEVICE, DTYPE)
-
-
-def ours(name):
-    """A model, prompts as texts and as tokens, and the ids that end a completion.
-
-    The taught embedded model answers every question with five digits and the end, 6 tokens. Random weights would not, so
-    here nothing ends a completion (-1) and its length is the limit.
-    """
-    if name == "embedded":
-        torch.set_num_threads(1)  # as in train.py
-        task = tasks.arithmetic()
-        texts = [problem.prompt for problem in task.draw(0, 0, 32)]
-        return embedded(), texts, [e.ids for e in tasks.embedded_tokenizer(task.vocabulary).encode_batch(texts)], [-1]
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    folder = weights(name)
-    tokenizer = tasks.Tokenizer(folder)
-    texts = [tokenizer.prompt(question) for question in QUESTIONS]
-    model = Transformer.from_pretrained(folder, device=DEVICE, dtype=DTYPE)
-    return model, texts, tokenizer.encode(texts), tokenizer.eos_ids
-
-
-def weights(name):
-    if not WEIGHTS or not (Path(WEIGHTS) / name / "config.json").exists():
-        raise Skip(f"no {name}: name the folder that holds it by --weights or ONELAYER_WEIGHTS")
-    return Path(WEIGHTS) / name
-
-
-def theirs(model):
-    """The same model, opened by `transformers`."""
-    if not importlib.util.find_spec("transformers"):
-        raise Skip("transformers is not installed")
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPE).to(DEVICE)
-
-
-def generate(model, prompts, G, max_new_tokens, eos):
-    """`generate` on a batch padded on the left. Returns the tokens it sampled, counted as `rollout` counts: the end included.
-
-    It is not asked for log-probabilities, which `rollout` returns: in a training step they would cost it one more pass.
-    """
-    from transformers import GenerationConfig
-
-    width = max(map(len, prompts))
-    ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts for _ in range(G)], device=DEVICE)
-    real = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts for _ in range(G)], device=DEVICE)
-    model.generation_config = GenerationConfig(
-        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=max_new_tokens, pad_token_id=0,
-        eos_token_id=None if eos == [-1] else eos,
-    )  # fmt: skip
-    new = model.generate(input_ids=ids, attention_mask=real)[:, width:]
-    hit = torch.isin(new, torch.tensor(eos, device=DEVICE))
-    return torch.where(hit.any(1), hit.int().argmax(1) + 1, new.shape[1]).sum().item()
-
-
-def sample(model, prompts, G, max_new_tokens, eos, start=0, budget=None):
-    return rl.rollout(
-        model, prompts, group_size=G, max_new_tokens=max_new_tokens, temperature=1.0, eos_id=eos, start=start, token_budget=budget
-    )  # fmt: skip
-
-
-def tokens_of(batch):
-    return sum(map(len, batch.completions))
-
-
-def train_pass(model, batch, start):
-    """Log-probabilities of the whole batch and their gradient, in the micro-batches of a training step."""
-    for part in rl.micro_batches(batch, range(len(batch.completions)), BUDGET):
-        rl.score(model, batch, part, 1.0, start)[0].sum().backward()
-    model.zero_grad()
-    return 1
-
-
-def grpo_step(model, prompts, G, max_new_tokens, eos, spec, optimizer=None):
-    """One whole step. Rewards are random, so every group has a signal and no completion is left out of the training pass."""
-    names, start = train.choose(model, spec)
-    optimizer = optimizer or rl.Optimizer(p for p in model.parameters() if p.requires_grad)
-    batch = sample(model, prompts, G, max_new_tokens, eos, start)
-    advantages = rl.group_advantages(torch.rand(len(prompts), G)).flatten()
-    rl.update(model, optimizer, batch, advantages, lr=1e-7, start=start, token_budget=BUDGET)
-    return batch
-
-
-# ---------------------------------------------------------------------------------------------------- memory
-
-
 def peak(measured, *arguments):
     """MB that `measured` needs beyond what its process held when it began, in a fresh process: the peak never falls back."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(growth_of, (measured, arguments, (DEVICE, WEIGHTS, ROUNDS, torch.get_num_threads())))
+        return pool.apply(growth_of, (measured, arguments, (DEVICE, WEIGHTS, BASE, ROUNDS), torch.get_num_threads()))
 
 
-def growth_of(measured, arguments, settings):
+def growth_of(measured, arguments, settings, threads):
     setup(*settings)
+    torch.set_num_threads(threads)
     torch.ones(64, 64, device=DEVICE) @ torch.ones(64, 64, device=DEVICE)
     before = high_water()
     measured(*arguments)
@@ -206,91 +117,118 @@ def high_water():
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 2**10
 
 
-# ---------------------------------------------------------------------------------------------------- the claims
+# ---------------------------------------------------------------------------------------------------- the contestants
 
 
-def rollout():
-    """Sampling against `generate`. Where completions end at different times, what counts is tokens up to their ends a second."""
-    cases = [("embedded", 32, 16, 6, "5"), (SMOL, 8, 8, 64, "2.5"), (QWEN, 4, 4, 32, "")]
-    for name, P, G, length, target in cases:
-        with skipping(name):
-            model, _, prompts, eos = ours(name)
-            other, prompts = theirs(model), prompts[:P]
-            mine, their = race(
-                lambda: tokens_of(sample(model, prompts, G, length, eos)), lambda: generate(other, prompts, G, length, eos)
-            )
-            what = f"rollout, {name}, {P} x {G}, at most {length}"
-            row(what, speed(mine), speed(their), f"{over(their, mine):.2f}", target and f">= {target}")
+def setup(device, weights, base, rounds):
+    """What all rows share; also called in the fresh processes that measure memory."""
+    global DEVICE, WEIGHTS, BASE, ROUNDS, DTYPE
+    DEVICE, WEIGHTS, BASE, ROUNDS = device, weights, base, rounds
+    DTYPE = torch.bfloat16 if device == "cuda" else torch.float32  # as in train.py
+    torch.manual_seed(0)
 
 
-def lengths():
-    """Never slower than `generate`, at any length: the embedded model, and fewer rows where they are long."""
-    model, _, prompts, eos = ours("embedded")
-    other = theirs(model)
-    for P, length in ((32, 4), (32, 16), (32, 32), (32, 64), (32, 128), (32, 256), (2, 256)):
-        mine, their = race(
-            lambda: tokens_of(sample(model, prompts[:P], 16, length, eos)),
-            lambda: generate(other, prompts[:P], 16, length, eos),
-        )
-        row(f"rollout, embedded, {P} x 16, exactly {length}", speed(mine), speed(their), f"{over(their, mine):.2f}", ">= 1")
+def ours(name):
+    """A model, prompts as texts and as tokens, and the ids that end a completion (-1: nothing does)."""
+    if name in (TAUGHT, RANDOM):
+        torch.set_num_threads(1)  # as in train.py
+        texts = [problem.prompt for problem in tasks.arithmetic().draw(0, 0, 32)]
+        prompts = tasks.Tokenizer(BASE).encode(texts)
+        if name == RANDOM:
+            return random_model(), texts, prompts, [-1]
+        return Transformer.from_pretrained(BASE, device=DEVICE, dtype=DTYPE), texts, prompts, [0]
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    if not WEIGHTS or not (Path(WEIGHTS) / name / "config.json").exists():
+        raise Skip(f"no {name}: name the folder that holds it by --weights or ONELAYER_WEIGHTS")
+    tokenizer = tasks.Tokenizer(Path(WEIGHTS) / name)
+    texts = [tokenizer.prompt(question) for question in QUESTIONS]
+    model = Transformer.from_pretrained(Path(WEIGHTS) / name, device=DEVICE, dtype=DTYPE)
+    return model, texts, tokenizer.encode(texts), tokenizer.eos_ids
 
 
-def layers():
-    """The training pass of layer k against that of all layers; and what the states kept by the rollout save."""
-    for name, P, G, length, step in (("embedded", 32, 16, 6, 1), (SMOL, 4, 8, 32, 7)):
-        with skipping(name):
-            model, _, prompts, eos = ours(name)
-            L = model.config.num_hidden_layers
-            ks = range(0, L, step)
-            kept = {k: sample(model, prompts[:P], G, length, [-1], k) for k in ks}
-            bare = replace(kept[L // step // 2 * step], hidden=[], prompt_hidden=[])
-
-            def one(spec, batch):
-                _, start = train.choose(model, str(spec))
-                return train_pass(model, batch, start)
-
-            middle = L // step // 2 * step
-            full, above, *single = race(
-                lambda: one("full", kept[0]), lambda: one(middle, bare),
-                *(functools.partial(one, k, kept[k]) for k in ks),
-            )  # fmt: skip
-            for k, times in zip(ks, single):
-                what = f"training pass, {name}, layer {k} of {L} / all"
-                row(what, seconds(times), seconds(full), f"{over(times, full):.2f}", f"<= {(L - k) / L + 0.1:.2f}")
-            what = f"training pass, {name}, layer {middle}: states kept / computed again"
-            row(what, seconds(single[middle // step]), seconds(above), f"{over(single[middle // step], above):.2f}", "< 1")
+def random_model(**changes):
+    torch.manual_seed(0)
+    return Transformer(replace(train.EMBEDDED_CONFIG, **changes)).to(DEVICE, DTYPE)
 
 
-def step():
-    """A whole GRPO step of full training against TRL's, in turn inside TRL's own loop; per completion token."""
-    if not all(map(importlib.util.find_spec, ("trl", "datasets"))):
-        raise Skip("trl is not installed")
-    for name, P, G, length, accumulate in (("embedded", 32, 16, 6, 1), (SMOL, 4, 8, 64, 2)):
-        with skipping(name):
-            model, texts, prompts, eos = ours(name)
-            other = theirs(model)
-            train.choose(model, "full")
-            optimizer = rl.Optimizer(model.parameters())
-            mine, their = against_trl(
-                other, name, texts[:P], G, length, accumulate,
-                lambda: tokens_of(grpo_step(model, prompts[:P], G, length, eos, "full", optimizer)),
-            )  # fmt: skip
-            row(f"GRPO step, full training, {name}, {P} x {G}, {length}; TRL", speed(mine), speed(their), f"{over(their, mine):.2f}", ">= 3")
+def theirs(model):
+    """The same model, opened by `transformers`."""
+    if not importlib.util.find_spec("transformers"):
+        raise Skip("transformers is not installed")
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPE).to(DEVICE)
 
 
-def against_trl(model, name, texts, G, length, accumulate, our_step):
-    """Times per token of `our_step` and of TRL's. `accumulate`: micro-batches of its training pass, so that it fits in memory."""
+def generate(model, prompts, G, length, eos):
+    """`generate` on a batch padded on the left. Returns the tokens it sampled, counted as `rollout` counts: the end included.
+
+    It is not asked for log-probabilities, which `rollout` returns: in a training step they would cost it one more pass.
+    """
+    from transformers import GenerationConfig
+
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts for _ in range(G)], device=DEVICE)
+    real = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts for _ in range(G)], device=DEVICE)
+    model.generation_config = GenerationConfig(
+        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=length, pad_token_id=0,
+        eos_token_id=None if eos == [-1] else eos,
+    )  # fmt: skip
+    new = model.generate(input_ids=ids, attention_mask=real)[:, width:]
+    hit = torch.isin(new, torch.tensor(eos, device=DEVICE))
+    return torch.where(hit.any(1), hit.int().argmax(1) + 1, new.shape[1]).sum().item()
+
+
+def sample(model, prompts, G, length, eos, start=0):
+    return rl.rollout(model, prompts, group_size=G, max_new_tokens=length, temperature=1.0, eos_id=eos, start=start)
+
+
+def tokens_of(batch):
+    return sum(map(len, batch.completions))
+
+
+def train_pass(model, spec, batches):
+    """Log-probabilities of a whole batch and their gradient in what `spec` trains, in the micro-batches of a training step."""
+    _, start = train.choose(model, spec)
+    batch = batches[start]
+    for part in rl.micro_batches(batch, range(len(batch.completions)), BUDGET):
+        rl.score(model, batch, part, 1.0, start)[0].sum().backward()
+    model.zero_grad()
+    return 1
+
+
+def grpo_step(model, prompts, G, length, eos, spec):
+    """A function that makes one whole step and returns its tokens. Rewards are random, so no completion is left out."""
+    names, start = train.choose(model, spec)
+    optimizer = rl.Optimizer(p for p in model.parameters() if p.requires_grad)
+
+    def step():
+        train.choose(model, spec)  # as contestants may share a model
+        batch = sample(model, prompts, G, length, eos, start)
+        advantages = rl.group_advantages(torch.rand(len(prompts), G)).flatten()
+        rl.update(model, optimizer, batch, advantages, lr=1e-7, start=start, token_budget=BUDGET)
+        return tokens_of(batch)
+
+    return step
+
+
+def trl_steps(model, name, texts, G, length, accumulate, our_step):
+    """Seconds a token of `our_step` and of TRL's, in turn inside TRL's own loop. `accumulate`: its micro-batches, to fit in memory."""
     import datasets
     import transformers
     import trl
 
-    if name == "embedded":  # the end is a token the model does not have: as in `ours`, every completion has full length
-        tokenizer = tasks.embedded_tokenizer(tasks.arithmetic().vocabulary)
-        tokenizer.add_special_tokens(["<never>"])
-        first = tokenizer.id_to_token(0)
-        tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<never>", pad_token=first)
+    if name in (TAUGHT, RANDOM):
+        tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(Path(BASE) / "tokenizer.json"))
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+        tokenizer.add_tokens("<never>")
+        tokenizer.eos_token = tokenizer.pad_token if name == TAUGHT else "<never>"  # which the model cannot say
     else:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(weights(name))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(Path(WEIGHTS) / name)
     done, times = [], ([], [])
 
     def reward(completion_ids, **_):
@@ -314,59 +252,97 @@ def against_trl(model, name, texts, G, length, accumulate, our_step):
         settings = trl.GRPOConfig(
             folder, per_device_train_batch_size=len(texts) * G // accumulate, gradient_accumulation_steps=accumulate,
             num_generations=G, max_completion_length=length, temperature=1.0, top_k=0, top_p=1.0, beta=0.0, loss_type="grpo",
-            learning_rate=1e-7, max_steps=ROUNDS + 1, shuffle_dataset=False, gradient_checkpointing=False, use_cpu=DEVICE == "cpu",
-            bf16=DEVICE == "cuda", optim="adamw_torch_fused", report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
+            learning_rate=1e-7, max_steps=ROUNDS + 1, shuffle_dataset=False, gradient_checkpointing=False,
+            use_cpu=DEVICE == "cpu", bf16=DEVICE == "cuda", optim="adamw_torch_fused", report_to=[], save_strategy="no",
+            logging_strategy="no", disable_tqdm=True,
         )  # fmt: skip
-        trainer = trl.GRPOTrainer(
-            model, reward, settings, datasets.Dataset.from_dict({"prompt": texts}), processing_class=tokenizer, callbacks=[InTurn()]
-        )
-        trainer.train()
+        data = datasets.Dataset.from_dict({"prompt": texts})
+        trl.GRPOTrainer(model, reward, settings, data, processing_class=tokenizer, callbacks=[InTurn()]).train()
     return [seconds[1:] for seconds in times]
+
+
+# ---------------------------------------------------------------------------------------------------- the claims
+
+
+def rollout():
+    """Sampling against `generate`. Where completions end at different times, what counts is tokens up to their ends a second."""
+    cases = [(TAUGHT, 32, 16, 6, ">= 5"), (RANDOM, 32, 16, 6, ""), (SMOL, 8, 8, 64, ">= 2.5"), (QWEN, 4, 4, 32, "")]
+    cases += [(RANDOM, 32, 16, length, ">= 1") for length in (16, 64, 128, 256)]  # at any length
+    cases += [(RANDOM, 2, 16, 256, ">= 1"), (SMOL, 2, 4, 256, ">= 1")]
+    for name, P, G, length, target in cases:
+        with skipping(name):
+            model, _, prompts, eos = ours(name)
+            other, prompts = theirs(model), prompts[:P]
+            times = race(
+                lambda: tokens_of(sample(model, prompts, G, length, eos)), lambda: generate(other, prompts, G, length, eos)
+            )
+            faster(f"rollout, {name}, {P} x {G} x {length}; generate", *times, target)
+
+
+def layers():
+    """The training pass of layer k against that of all layers; and what the states kept by the rollout save."""
+    for name, P, G, length, every in ((RANDOM, 32, 16, 6, 1), (SMOL, 4, 8, 32, 6)):
+        with skipping(name):
+            model, _, prompts, _ = ours(name)
+            L = model.config.num_hidden_layers
+            kept = {k: sample(model, prompts[:P], G, length, [-1], k) for k in range(0, L, every)}
+            middle = max(k for k in kept if k <= L / 2)
+            bare = {middle: replace(kept[middle], hidden=[], prompt_hidden=[])}
+            contestants = [("full", kept), *((str(k), kept) for k in kept), (str(middle), bare)]
+            full, *single, above = race(*(functools.partial(train_pass, model, *each) for each in contestants))
+            for k, times in zip(kept, single):
+                share(f"training pass, {name}, layer {k} of {L}; all", times, full, f"<= {(L - k) / L + 0.1:.2f}")
+            times = single[list(kept).index(middle)]
+            share(f"training pass, {name}, layer {middle}: states kept; computed again", times, above, "< 1")
+
+
+def step():
+    """A whole GRPO step of full training against TRL's."""
+    if not all(map(importlib.util.find_spec, ("trl", "datasets"))):
+        raise Skip("trl is not installed")
+    for name, P, G, length, accumulate in ((TAUGHT, 32, 16, 6, 1), (RANDOM, 32, 16, 6, 1), (SMOL, 4, 8, 64, 2)):
+        with skipping(name):
+            model, texts, prompts, eos = ours(name)
+            our_step = grpo_step(copy.deepcopy(model), prompts[:P], G, length, eos, "full")
+            times = trl_steps(theirs(model), name, texts[:P], G, length, accumulate, our_step)
+            faster(f"GRPO step, full training, {name}, {P} x {G} x {length}; TRL", *times, ">= 3")
 
 
 def saved():
     """What training the middle layer saves of our own whole step: time, and peak memory with the weights but not the libraries."""
-    for name, P, G, length in (("embedded", 32, 16, 6), (SMOL, 4, 8, 64)):
+    for name, P, G, length in ((TAUGHT, 32, 16, 6), (SMOL, 4, 8, 64)):
         with skipping(name):
             model, _, prompts, eos = ours(name)
-            middle = str(model.config.num_hidden_layers // 2)
-            one, full = race(
-                *(functools.partial(lambda spec: bool(grpo_step(model, prompts[:P], G, length, [-1], spec)), spec) for spec in (middle, "full"))
-            )
+            specs = str(model.config.num_hidden_layers // 2), "full"
+            what = f"GRPO step, {name}, layer {specs[0]}; full"
+            share(f"{what}: time a token", *race(*(grpo_step(model, prompts[:P], G, length, eos, spec) for spec in specs)))
             del model
-            what = f"GRPO step, {name}, layer {middle} / full"
-            row(f"{what}: time", seconds(one), seconds(full), f"{over(one, full):.2f}")
-            one, full = (peak(step_alone, name, P, G, length, spec) for spec in (middle, "full"))
-            row(f"{what}: peak memory", f"{one:.0f} MB", f"{full:.0f} MB", f"{one / full:.2f}")
+            smaller(f"{what}: peak memory", *(peak(two_steps, name, P, G, length, spec) for spec in specs))
 
 
-def step_alone(name, P, G, length, spec):
-    model, _, prompts, eos = ours(name)
-    optimizer = train.choose(model, spec) and rl.Optimizer(p for p in model.parameters() if p.requires_grad)
-    for _ in range(2):  # from the second on, Adam has its state
-        grpo_step(model, prompts[:P], G, length, [-1], spec, optimizer)
+def two_steps(name, P, G, length, spec):
+    model, _, prompts, _ = ours(name)
+    step = grpo_step(model, prompts[:P], G, length, [-1], spec)
+    step(), step()  # in the second, Adam has its state
 
 
 def vocabulary():
     """Log-probabilities over Qwen's vocabulary: memory goes with the chunk, not with the tokens; and the result with neither."""
-    plain = {N: peak(qwen_logprobs, N, None) for N in (256, 1024)}
+    what = "log-probabilities, 151,936 words"
     chunked = {N: peak(qwen_logprobs, N, rl.CHUNK) for N in (256, 1024, 4096)}
-    quarter = peak(qwen_logprobs, 1024, rl.CHUNK // 4)
-    for N, MB in plain.items():
-        row(f"log-probabilities, 151,936 x {N} tokens: peak; log_softmax", f"{chunked[N]:.0f} MB", f"{MB:.0f} MB", f"{chunked[N] / MB:.2f}")
-    row("  4,096 tokens / 1,024", f"{chunked[4096]:.0f} MB", f"{chunked[1024]:.0f} MB", f"{chunked[4096] / chunked[1024]:.2f}", "~ 1")
-    row("  a quarter of the chunk / the chunk", f"{quarter:.0f} MB", f"{chunked[1024]:.0f} MB", f"{quarter / chunked[1024]:.2f}", "~ 0.25")
-
-    model = embedded(vocab_size=151936, num_hidden_layers=1)
-    batch = sample(model, [[1, 2, 3], [4]], 4, 24, [-1])
-    gradients = []
+    for N in (256, 1024):
+        smaller(f"{what} x {N}: peak; log_softmax", chunked[N], peak(qwen_logprobs, N, None))
+    smaller(f"{what}: 4,096 tokens; 1,024", chunked[4096], chunked[1024], "~ 1")
+    smaller(f"{what}: a quarter of the chunk; the chunk", peak(qwen_logprobs, 1024, rl.CHUNK // 4), chunked[1024], "~ 0.25")
+    model = random_model(vocab_size=151936, num_hidden_layers=1)
+    batch, gradients = sample(model, [[1, 2, 3], [4]], 4, 24, [-1]), []
     for budget in (64, 16384):
         for part in rl.micro_batches(batch, range(8), budget):
             rl.score(model, batch, part, 1.0)[0].sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
         model.zero_grad()
     apart = (gradients[0] - gradients[1]).norm() / gradients[1].norm()
-    row("  gradient, token budget of 64 and of 16,384: relative difference", f"{apart:.1e}", target="rounding")
+    row("  gradient with a token budget of 64; of 16,384: relative difference", "", "", f"{apart:.1e}", "rounding")
 
 
 def qwen_logprobs(N, chunk):
@@ -385,68 +361,53 @@ def growth():
     base = {"prompts": 8, "length": 32, "num_hidden_layers": 4, "vocab_size": 2048}
 
     def a_step(prompts, length, **config):
-        model = embedded(hidden_size=256, intermediate_size=768, head_dim=64, **config)
-        return lambda: bool(grpo_step(model, [[1] * 16] * prompts, 8, length, [-1], "full"))
+        model = random_model(hidden_size=256, intermediate_size=768, head_dim=64, **config)
+        step = grpo_step(model, [[1] * 15 + [i + 2] for i in range(prompts)], 8, length, [-1], "full")
+        return lambda: bool(step())  # the time of the step, not of a token
 
-    for size, start in base.items():
-        values = [start * factor for factor in (1, 2, 4)]
+    for size, least in base.items():
+        values = [least, 2 * least, 4 * least]
         times = race(*(a_step(**{**base, size: value}) for value in values))
         for i in (1, 2):
-            what = f"GRPO step, {size} {values[i]:,} / {values[i - 1]:,}"
-            row(what, seconds(times[i]), seconds(times[i - 1]), f"{over(times[i], times[i - 1]):.2f}", "<= 2 and a little")
+            share(f"GRPO step, {size} {values[i]:,}; {values[i - 1]:,}", times[i], times[i - 1], "<= 2 and a little")
 
 
 def machine():
     """Arithmetic that counts as part of the model, a second, against a big matrix product; bytes that decoding reads against a copy."""
     for name, P, G, length in ((SMOL, 8, 8, 64), (QWEN, 4, 4, 32)):
         with skipping(name):
-            model, _, prompts, eos = ours(name)
-            prompts, L = prompts[:P], model.config.num_hidden_layers
+            model, _, prompts, _ = ours(name)
+            c, L, prompts = model.config, model.config.num_hidden_layers, prompts[:P]
             batches = {k: sample(model, prompts, G, length, [-1], k) for k in (0, L // 2)}
-            forward, decode, cache = work(model, prompts, G, length)
-
-            def train_one(spec):
-                return train_pass(model, batches[start], start) if (start := train.choose(model, spec)[1]) in batches else 0
-
             a, b = torch.randn(2, 2048, 2048, device=DEVICE, dtype=DTYPE)
-            big, copied = torch.randn(2**27, device=DEVICE), torch.empty(2**27, device=DEVICE)
+            big = torch.randn(2**27, device=DEVICE)
             product, copying, roll, full, single = race(
-                lambda: bool(len(a @ b)), lambda: bool(len(copied.copy_(big))),
-                lambda: bool(sample(model, prompts, G, length, [-1])), lambda: train_one("full"), lambda: train_one(str(L // 2)),
+                lambda: bool(len(a @ b)), lambda: bool(len(big.clone())), lambda: bool(sample(model, prompts, G, length, [-1])),
+                lambda: train_pass(model, "full", batches), lambda: train_pass(model, str(L // 2), batches),
             )  # fmt: skip
-            gflops = [2 * 2048**3 / 1e9 / t for t in product]
-            of_layers, head, one_layer = forward
-            for what, count, times in (
-                ("rollout", decode, roll),
-                ("training pass, full", 3 * (of_layers + head), full),
-                (f"training pass, layer {L // 2}", (2 * of_layers * (L - L // 2) / L + 2 * head + one_layer), single),
-            ):
+            # FLOPs of one forward pass through a layer and the head, prompts once; the backward pass is as much for what goes
+            # through to the layer below, and again as much for the gradient of weights.
+            seen = sum(len(p) ** 2 / 2 + G * sum(len(p) + t for t in range(length)) for p in prompts)  # pairs of positions
+            weights = 2 * sum(p.numel() for p in model.model.layers[0].parameters())
+            layer = weights * sum(len(p) + G * length for p in prompts) + 4 * seen * c.num_attention_heads * c.head_dim
+            head = 2 * P * G * length * c.vocab_size * c.hidden_size
+            counts = [L * layer + head, 3 * (L * layer + head), (2 * (L - L // 2) + 1) * layer + 2 * head]
+            limits = [2 * 2048**3 / 1e9 / t for t in product]
+            for what, count, times in zip(("rollout", "training, full", f"training, layer {L // 2}"), counts, (roll, full, single)):
                 rates = [count / 1e9 / t for t in times]
-                what = f"{what}, {name}: GFLOP/s; matrix product"
-                row(what, f"{median(rates):.0f}", f"{median(gflops):.0f}", f"{over(rates, gflops):.2f}")
-            read = length * sum(p.numel() * p.element_size() for p in model.parameters()) + cache
-            rates, limits = [read / 1e9 / t for t in roll], [2 * big.numel() * 4 / 1e9 / t for t in copying]
-            row(f"rollout, {name}: GB/s read; copy", f"{median(rates):.1f}", f"{median(limits):.1f}", f"{over(rates, limits):.2f}")
-
-
-def work(model, prompts, G, length):
-    """FLOPs of a forward training pass (layers, head, and of one layer), FLOPs of a rollout, bytes of the cache that it reads."""
-    c = model.config
-    layer = sum(p.numel() for p in model.model.layers[0].parameters())
-    head = len(prompts) * G * length * 2 * c.vocab_size * c.hidden_size
-    tokens = sum(len(p) - 1 + G * length for p in prompts)
-    seen = sum(len(p) * (len(p) - 1) / 2 + G * sum(len(p) + t for t in range(length)) for p in prompts)  # pairs of positions
-    one_layer = 2 * layer * tokens + 4 * seen * c.num_attention_heads * c.head_dim
-    element = model.lm_head.weight.element_size()
-    decoded = sum(G * sum(len(p) + t for t in range(length)) for p in prompts)
-    cache = decoded * 2 * c.num_key_value_heads * c.head_dim * element * c.num_hidden_layers
-    of_layers = one_layer * c.num_hidden_layers
-    return (of_layers, head, one_layer), of_layers + head, cache
+                fields = (f"{median(values):.0f} GFLOP/s" for values in (rates, limits))
+                row(f"{what}, {name}; matrix product", *fields, over(rates, limits))
+            size = model.lm_head.weight.element_size()
+            cache = 2 * seen * L * c.num_key_value_heads * c.head_dim * size
+            rates = [(length * sum(p.numel() for p in model.parameters()) * size + cache) / 1e9 / t for t in roll]
+            limits = [2 * big.numel() * 4 / 1e9 / t for t in copying]
+            fields = (f"{median(values):.1f} GB/s" for values in (rates, limits))
+            row(f"rollout, {name}: weights and cache read; copy", *fields, over(rates, limits))
 
 
 # ---------------------------------------------------------------------------------------------------- the command line
 
-CLAIMS = {claim.__name__: claim for claim in (rollout, lengths, layers, step, saved, vocabulary, growth, machine)}
+CLAIMS = {claim.__name__: claim for claim in (rollout, layers, step, saved, vocabulary, growth, machine)}
 
 
 class skipping:
@@ -468,14 +429,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", choices=CLAIMS, help="one group of rows")
     parser.add_argument("--weights", default=os.environ.get("ONELAYER_WEIGHTS"), help="folder of the real checkpoints")
+    parser.add_argument("--base", help="a taught embedded model, such as runs/base of train.py (default: teach one for a minute)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--rounds", type=int, default=5, help="times that each contestant runs")
     args = parser.parse_args()
-    setup(args.device, args.weights, args.rounds)
-    row("what")
-    for name in [args.only] if args.only else CLAIMS:
-        with skipping(name):
-            CLAIMS[name]()
+    with tempfile.TemporaryDirectory() as folder:
+        base = args.base or Path(folder) / "base"
+        if not args.base:
+            train.teach_base(base, tasks.arithmetic(), {"task": "math", "seed": 0, "steps": 250, "batch": 256})
+        setup(args.device, args.weights, base, args.rounds)
+        row("what")
+        for name in [args.only] if args.only else CLAIMS:
+            with skipping(name):
+                CLAIMS[name]()
 
 
 if __name__ == "__main__":
