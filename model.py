@@ -212,17 +212,13 @@ class KVCache:
             stored[:, :, self.length : end] = new
         return [stored[:, :, :end] for stored in self.layers[layer]]  # never more than is filled: attention grows with the text
 
-    def fill_from(self, other, group_size):
-        """Copy a prefilled cache of P rows into this one of P * group_size rows."""
-        self.length = other.length
-        for mine, theirs in zip(self.layers, other.layers):
-            for stored, prompt in zip(mine, theirs):
-                stored[:, :, : self.length] = prompt.repeat_interleave(group_size, dim=0)
-
     def keep(self, rows):
-        """Drop every row but `rows` (an index tensor)."""
+        """Go on with `rows` (an index tensor) in this order: one that is not among them is dropped, one may come several times."""
         for layer in self.layers:  # one at a time: no second cache in memory
-            layer[:] = [stored[rows] for stored in layer]
+            for i, stored in enumerate(layer):
+                layer[i] = stored.new_empty(len(rows), *stored.shape[1:])
+                filled = slice(0, self.length)  # the rest need not be copied; and `out` saves a second copy
+                torch.index_select(stored[:, :, filled], 0, rows, out=layer[i][:, :, filled])
 
 
 class Prefix:

@@ -7,10 +7,10 @@
     policy_loss        the clipped surrogate, as GRPO, Dr. GRPO or per token
     update             one optimizer step (or a few) on the parameters that train
 
-Both passes over the model have one shape: each prompt but its last token is run once and shared by its group, then the
-completions follow, the prompt's last token in front of each. So a training pass handles P prompts and P * G completions, not
-P * G copies of both; and since layers below the first trained one (`start`) never change, the hidden states that enter it
-during sampling are kept, and training begins there.
+Both passes over the model have one shape: each prompt is run once and shared by its group, then the completions follow, and
+those of one prompt that are equal (so far, in sampling) are run once too. So a training pass handles P prompts and at most
+P * G completions, not P * G copies of both; and since layers below the first trained one (`start`) never change, the hidden
+states that enter it during sampling are kept, and training begins there.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -31,8 +31,8 @@ class Rollout:
     completions: list = field(default_factory=list)  # B lists of token ids, the ending token included where one was sampled
     logprobs: list = field(default_factory=list)  # the same shape: natural log, of the distribution sampled from
     truncated: list = field(default_factory=list)  # B bools: cut at max_new_tokens, no ending token
-    prompt_hidden: list = field(default_factory=list)  # P tensors (len - 1, D): the states that entered layer `start` > 0 ...
-    hidden: list = field(default_factory=list)  # ... and B tensors (len, D): those of the positions that predict the completion
+    prompt_hidden: list = field(default_factory=list)  # P tensors (len, D): the states that entered layer `start` > 0 ...
+    hidden: list = field(default_factory=list)  # ... and B tensors (len - 1, D): a completion's last token predicts nothing
     # Of a rollout in which episodes were played (`play`), for each completion:
     episode: list = field(default_factory=list)  # the index of its episode
     anchor: list = field(default_factory=list)  # the state it answered to, any hashable
@@ -109,59 +109,65 @@ def rollout(
             ))  # fmt: skip
         return whole
     ends = torch.tensor([eos_id] if isinstance(eos_id, int) else sorted(eos_id), device=device)
-    out = Rollout(prompts, [i // G for i in range(B)])
+    place = {}  # prompts that are equal (episodes may come to one state) are one
+    prompt_of = [place.setdefault(tuple(prompt), len(place)) for prompt in prompts for _ in range(G)]
+    prompts = [list(prompt) for prompt in place]
+    out = Rollout(prompts, prompt_of)
 
-    # Prefill: every prompt but its last token, once for its whole group.
-    prefix, real = pad([prompt[:-1] for prompt in prompts], device)  # (P, Tp)
-    P, Tp = prefix.shape
-    cache = KVCache(model.config, B, Tp + max_new_tokens, dtype, device)
-    if start and not Tp:
-        out.prompt_hidden = [torch.empty(0, model.config.hidden_size, dtype=dtype, device=device)] * P
-    if Tp:
-        prefill = KVCache(model.config, P, Tp, dtype, device)
-        positions = torch.arange(Tp, device=device)[None]
-        x = model.model.embed_tokens(prefix)  # (P, Tp, D)
-        x = model.run_layers(x, positions, causal(Tp, device)[None, None], prefill, stop=start)
-        if start:
-            out.prompt_hidden = [row[:n] for row, n in zip(x, real.sum(1).tolist())]
-        model.run_layers(x, positions, causal(Tp, device)[None, None], prefill, start=start)
-        prefill.length = Tp
-        cache.fill_from(prefill, G)
-        del prefill
+    # Prefill: every prompt once for all of its completions.
+    prompt, real = pad(prompts, device)  # (P, Tp)
+    P, Tp = prompt.shape
+    cache = KVCache(model.config, P, Tp + max_new_tokens, dtype, device)
+    positions = torch.arange(Tp, device=device)[None]
+    x = model.model.embed_tokens(prompt)  # (P, Tp, D)
+    x = model.run_layers(x, positions, causal(Tp, device)[None, None], cache, stop=start)
+    if start:
+        out.prompt_hidden = [row[: len(prompt)] for row, prompt in zip(x, prompts)]
+    x = model.run_layers(x, positions, causal(Tp, device)[None, None], cache, start=start)
+    cache.length = Tp
+    position = real.sum(1)[:, None]  # (P, 1): of the next token
+    x = x.gather(1, (position - 1)[..., None].expand(-1, -1, x.shape[2]))  # (P, 1, D): at each prompt's last token
 
-    # Decode: one token a row and step. Slots are the same for all rows, padding between prompt and answer is masked.
+    # Decode. A row of the batch stands for all completions of a prompt that are equal so far: at first there is one row a
+    # prompt, and where two of its completions part, so do their rows. Slots of the cache are the same for all rows.
     mask = None
-    if not real.all():
-        seen = torch.cat([real, real.new_ones(P, max_new_tokens)], dim=1)
-        mask = seen.repeat_interleave(G, dim=0)[:, None, None, :]  # (B, 1, 1, Tp + max_new_tokens)
-    position = real.sum(1).repeat_interleave(G)[:, None]  # (B, 1)
-    token = torch.tensor([prompt[-1] for prompt in prompts], device=device).repeat_interleave(G)
+    if not real.all():  # padding between a prompt and what follows it
+        mask = torch.cat([real, real.new_ones(P, max_new_tokens)], dim=1)[:, None, None, :]  # (P, 1, 1, Tp + max_new_tokens)
     tokens = torch.zeros(B, max_new_tokens, dtype=torch.long, device=device)
     logprobs = torch.zeros(B, max_new_tokens, device=device)
     hidden = torch.empty(B, max_new_tokens if start else 0, model.config.hidden_size, dtype=dtype, device=device)
-    rows = torch.arange(B, device=device)  # which completions are still in the batch
+    alive = torch.arange(B, device=device)  # the completions that have not ended ...
+    row = torch.tensor(prompt_of, device=device)  # ... and the row that each of them continues
     ended = torch.zeros(B, dtype=torch.bool, device=device)
-    # Numbers are drawn for all rows and steps, so what a row samples does not depend on which others have ended.
+    # Numbers are drawn for all completions and steps, so what one samples does not depend on which others have ended.
     uniform = 1 - torch.rand(max_new_tokens, B, generator=generator, device=device)
     for t in range(max_new_tokens):
+        token, logprob = sample(model.lm_head(model.model.norm(x[:, 0]))[row], temperature, uniform[t, alive])
+        tokens[alive, t], logprobs[alive, t] = token, logprob
+        ended |= torch.isin(token, ends)
+        if t == max_new_tokens - 1:
+            break
+        if device.type == "cpu" or t % 16 == 0:  # asking a GPU how many have ended makes it wait
+            going = (~ended).nonzero()[:, 0]
+            if len(going) == 0:
+                break
+            alive, row, token, ended = (values[going] for values in (alive, row, token, ended))
+            # A GPU is not asked after each token, so there all part after the first.
+            branch = row * model.config.vocab_size + token if device.type == "cpu" else alive
+            branches, new_row = branch.unique(return_inverse=True)
+            # Moving the cache costs about as much as a step: only where rows part, or many have ended.
+            if len(branches) > len(row.unique()) or len(branches) <= 0.75 * len(position):
+                origin = torch.empty_like(branches).scatter_(0, new_row, row)  # the old row that each new one goes on from
+                cache.keep(origin)
+                row, position, mask = new_row, position[origin], None if mask is None else mask[origin]
+        step = torch.zeros_like(position).scatter_(0, row[:, None], token[:, None])  # (rows, 1): the token that each row ends in
         step_mask = None if mask is None else mask[..., : Tp + t + 1]
-        x = model.model.embed_tokens(token)[:, None]  # (rows, 1, D)
+        x = model.model.embed_tokens(step)  # (rows, 1, D)
         if start:
             x = model.run_layers(x, position + t, step_mask, cache, stop=start)
-            hidden[rows, t] = x[:, 0]
+            hidden[alive, t] = x[row, 0]
         x = model.run_layers(x, position + t, step_mask, cache, start=start)
         cache.length += 1
-        token, logprob = sample(model.lm_head(model.model.norm(x[:, 0])), temperature, uniform[t, rows])
-        tokens[rows, t], logprobs[rows, t] = token, logprob
-        ended |= torch.isin(token, ends)
-        if device.type == "cpu" or t % 16 == 15:  # asking a GPU how many have ended makes it wait
-            alive = (~ended).nonzero()[:, 0]
-            if len(alive) == 0:
-                break
-            if len(alive) <= 0.75 * len(rows):  # moving the cache costs about as much as a step
-                rows, token, position, ended = rows[alive], token[alive], position[alive], ended[alive]
-                mask = None if mask is None else mask[alive]
-                cache.keep(alive)
 
     if not logprobs.isfinite().all():
         raise FloatingPointError("a log-probability at sampling is not finite")
@@ -172,7 +178,7 @@ def rollout(
     out.completions = [row[:n] for row, n in zip(tokens.tolist(), lengths)]
     out.logprobs = [row[:n] for row, n in zip(logprobs.tolist(), lengths)]
     if start:
-        out.hidden = [row[:n] for row, n in zip(hidden, lengths)]
+        out.hidden = [row[: n - 1] for row, n in zip(hidden, lengths)]
     return out
 
 
@@ -298,32 +304,33 @@ def score(model, batch, rows, temperature, start=0):
     Returns logprobs (R, T) and mask (R, T); what the mask leaves out is 0.
     """
     device = model.lm_head.weight.device
-    which = sorted({batch.prompt_of[row] for row in rows})  # the prompts these rows need
-    place = {p: i for i, p in enumerate(which)}
-    prompt_of = torch.tensor([place[batch.prompt_of[row]] for row in rows], device=device)  # (R,)
-    before, real = pad([batch.prompts[p][:-1] for p in which], device)  # (P, Tp)
-    tokens, mask = pad([batch.completions[row] for row in rows], device)  # (R, T)
-    last = torch.tensor([batch.prompts[p][-1] for p in which], device=device)[prompt_of]
+    pairs = [(batch.prompt_of[row], tuple(batch.completions[row])) for row in rows]
+    distinct = dict(zip(pairs, rows))  # equal completions of a prompt are run once: N <= R of them
+    place = {pair: i for i, pair in enumerate(distinct)}
+    again = torch.tensor([place[pair] for pair in pairs], device=device)  # (R,): which of the N each row is
+    which = sorted({p for p, _ in distinct})  # the prompts these rows need
+    prompt_of = torch.tensor([which.index(p) for p, _ in distinct], device=device)  # (N,)
+    prompts, real = pad([batch.prompts[p] for p in which], device)  # (P, Tp)
+    tokens, mask = pad([completion for _, completion in distinct], device)  # (N, T)
     if start and batch.hidden:
-        x = pad([batch.hidden[row] for row in rows], device)[0]  # (R, T, D)
-        prompt_x = pad([batch.prompt_hidden[p] for p in which], device)[0] if before.shape[1] else None  # (P, Tp, D)
+        prompt_x = pad([batch.prompt_hidden[p] for p in which], device)[0]  # (P, Tp, D)
+        x = pad([batch.hidden[row] for row in distinct.values()], device)[0]  # (N, T - 1, D)
     else:
-        x = model.model.embed_tokens(torch.cat([last[:, None], tokens[:, :-1]], dim=1))
-        prompt_x = model.model.embed_tokens(before)
-        start = 0
+        prompt_x, x, start = model.model.embed_tokens(prompts), model.model.embed_tokens(tokens[:, :-1]), 0
 
-    Tp, T = before.shape[1], tokens.shape[1]
-    prompts = None
-    if Tp:
-        prefix = Prefix()
-        positions = torch.arange(Tp, device=device)[None]
-        model.run_layers(prompt_x, positions, causal(Tp, device)[None, None], prefix, start=start)
-        prompts = SharedPrefix(prefix, prompt_of)
-    positions = real.sum(1)[prompt_of][:, None] + torch.arange(T, device=device)  # (R, T)
-    seen = torch.cat([real[prompt_of][:, None, :].expand(-1, T, -1), causal(T, device).expand(len(rows), -1, -1)], dim=2)
-    x = model.run_layers(x, positions, seen[:, None], prompts, start=start)
+    (P, Tp), (N, T) = prompts.shape, tokens.shape
+    prefix = Prefix()
+    positions = torch.arange(Tp, device=device)[None]
+    prompt_x = model.run_layers(prompt_x, positions, causal(Tp, device)[None, None], prefix, start=start)
+    last = prompt_x[torch.arange(P, device=device), real.sum(1) - 1]  # (P, D): what predicts each first token
+    if T > 1:  # or there is nothing to run
+        positions = real.sum(1)[prompt_of][:, None] + torch.arange(T - 1, device=device)  # (N, T - 1)
+        own = causal(T - 1, device).expand(N, -1, -1)
+        seen = torch.cat([real[prompt_of][:, None, :].expand(-1, T - 1, -1), own], dim=2)
+        x = model.run_layers(x, positions, seen[:, None], SharedPrefix(prefix, prompt_of), start=start)
+    x = torch.cat([last[prompt_of][:, None], x], dim=1)  # (N, T, D)
     logprobs = token_logprobs(model.model.norm(x[mask]), model.lm_head.weight, tokens[mask], temperature)
-    return torch.zeros(mask.shape, device=device).masked_scatter(mask, logprobs), mask
+    return torch.zeros(mask.shape, device=device).masked_scatter(mask, logprobs)[again], mask[again]
 
 
 def policy_loss(

@@ -92,6 +92,35 @@ def test_rows_that_leave_do_not_change_the_others():
         assert a == b[: len(a)]
 
 
+@pytest.mark.parametrize("max_new_tokens, start", [(1, 0), (1, 2), (2, 2), (12, 0), (12, 2)])
+def test_rows_that_completions_share_are_as_if_each_were_sampled_alone(monkeypatch, max_new_tokens, start):
+    """Token by token, one plain pass a token, with the numbers that `rollout` drew. Prompt 4 is prompt 0 again."""
+    model, prompts, G = likes_to_end(tiny()), [*PROMPTS, PROMPTS[0]], 9
+    model.lm_head.weight.data *= 2  # sharper, so that completions stay together for a while
+    sizes, keep = [], rl.KVCache.keep
+    monkeypatch.setattr(rl.KVCache, "keep", lambda cache, rows: sizes.append(len(rows)) or keep(cache, rows))
+    out = sampled(model, prompts, group_size=G, max_new_tokens=max_new_tokens, start=start)
+    if max_new_tokens == 12:
+        assert 4 < max(sizes) < 45 and len({len(completion) for completion in out.completions}) > 3
+    assert out.prompts == PROMPTS and len(out.completions) == 45
+    uniform = 1 - torch.rand(max_new_tokens, 45, generator=torch.Generator().manual_seed(0))
+    for i, completion in enumerate(out.completions):
+        tokens, alone, logprobs = list(prompts[i // G]), [], []
+        while len(alone) < max_new_tokens and 0 not in alone:
+            token, logprob = rl.sample(model(torch.tensor([tokens]))[:, -1], 1.0, uniform[len(alone), i : i + 1])
+            alone.append(token.item())
+            tokens.append(token.item())
+            logprobs.append(logprob.item())
+        assert completion == alone and out.truncated[i] == (0 not in alone)
+        torch.testing.assert_close(out.logprobs[i], logprobs, rtol=0, atol=2e-5)
+        if start:  # the states of every position but the last token's, which predicts nothing
+            positions = torch.arange(len(tokens))
+            x = model.model.embed_tokens(torch.tensor([tokens]))
+            x = model.run_layers(x, positions[None], rl.causal(len(tokens), "cpu")[None, None], stop=start)[0, :-1]
+            kept = torch.cat([out.prompt_hidden[out.prompt_of[i]], out.hidden[i]])
+            torch.testing.assert_close(kept, x, rtol=0, atol=2e-5)
+
+
 def test_sampling_in_parts_is_scored_alike():
     """A small budget samples prompt by prompt; what is kept still gives the log-probabilities of a plain pass."""
     model = likes_to_end(tiny())
@@ -414,6 +443,27 @@ def test_gradient_equals_that_of_plain_full_passes(k, aggregate):
         scale = max(g.abs().max() for g in wanted)
         for a, b in zip(got, wanted):
             assert (a - b).abs().max() <= 1e-5 * scale + 1e-7
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_completions_that_come_again_are_run_once_and_count_each_time(start):
+    model = tiny()
+    trained = only(model, 2)
+    batch = sampled(model, group_size=12, max_new_tokens=3, start=start, temperature=0.5, eos_id=range(5, 61))
+    pairs = set(zip(batch.prompt_of, map(tuple, batch.completions)))
+    assert len(pairs) < 40 and len({p for p, _ in pairs}) == 4
+    sizes = []
+    model.model.layers[2].register_forward_hook(lambda layer, inputs, output: sizes.append(len(output)))
+    rows = random.Random(0).sample(range(48), 48)  # in any order
+    logprobs, mask = score(model, batch, rows, 0.9, start)
+    assert sizes == [4, len(pairs)]  # prompts, then completions
+    plain = [rescored(model, batch.prompts[batch.prompt_of[i]], batch.completions[i], 0.9) for i in rows]
+    for got, real, wanted in zip(logprobs, mask, plain):
+        torch.testing.assert_close(got[real], wanted, rtol=0, atol=2e-5)
+    weights = torch.randn(48)
+    wanted = torch.autograd.grad(sum(w * row.sum() for w, row in zip(weights, plain)), trained)
+    for a, b in zip(torch.autograd.grad((weights[:, None] * logprobs).sum(), trained), wanted):
+        assert (a - b).abs().max() <= 1e-5 * max(g.abs().max() for g in wanted) + 1e-7
 
 
 def test_the_ending_token_is_trained_also_when_it_is_the_padding():

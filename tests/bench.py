@@ -1,0 +1,448 @@
+"""How fast, how big: every claim about speed and memory as rows of one table. Not a test: nothing here can fail.
+
+    python tests/bench.py [--only rollout] [--weights FOLDER] [--base runs/base] [--device cuda] [--rounds 5]
+
+`theirs` is `transformers`' `generate`, or TRL's GRPOTrainer where `trl` is installed, on the same weights, prompts, lengths and
+number of threads. Contestants run in turn, and a ratio is the median of the rounds' ratios: what else the machine does then
+hits all of them alike. FOLDER (default $ONELAYER_WEIGHTS) holds qwen2.5-coder-0.5b-instruct and smollm2-135m-instruct.
+
+The embedded model comes twice. Taught, as in training (--base, or taught here for a minute), many of its completions begin
+alike, and `rl.rollout` runs them once. With random weights none do, and nothing ends them: all have the greatest length.
+"""
+
+import argparse
+import copy
+import functools
+import importlib.util
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import train  # first: it sets how torch's threads wait
+
+import torch  # isort: skip
+import torch.nn.functional as F  # isort: skip
+
+import rl
+import tasks
+from model import Transformer
+
+TAUGHT, RANDOM = "embedded, taught", "embedded, random weights"
+SMOL, QWEN = "smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct"
+BUDGET = 4096  # train.py's default --token-budget
+QUESTIONS = [  # of unequal length, and answered at unequal length
+    "What is 7 times 8?", "Name the largest planet of the solar system.", "Is 91 a prime number? Answer yes or no.",
+    "Tom has 12 apples. He gives a third of them to Ann and eats two himself. How many apples does Tom have left?", "Say hello.",
+    "Write one sentence about the sea.", "A train leaves at 9:40 and arrives at 11:05. How many minutes does the journey take, if "
+    "the clock at the station of departure is five minutes slow and the other one is right?", "Capital of France?",
+]  # fmt: skip
+
+
+class Skip(Exception):
+    """Why rows of the table cannot be made here."""
+
+
+# ---------------------------------------------------------------------------------------------------- the table
+
+
+def row(what, ours="ours", theirs="theirs", ratio="ratio", target="target"):
+    ratio = ratio if isinstance(ratio, str) else f"{ratio:.2f}"
+    print(f"{what:<68} | {ours:>13} | {theirs:>13} | {ratio:>7} | {target}", flush=True)
+
+
+def faster(what, mine, their, target=""):
+    """A row of tokens a second, from seconds a token: how many times as fast."""
+    row(what, *(f"{1 / median(times):,.0f} tok/s" for times in (mine, their)), over(their, mine), target)
+
+
+def share(what, part, whole, target=""):
+    """A row of times: which part of the whole."""
+    row(what, *(f"{1000 * median(times):.4g} ms" for times in (part, whole)), over(part, whole), target)
+
+
+def smaller(what, part, whole, target=""):
+    """A row of MB: which part of the whole."""
+    row(what, f"{part:.0f} MB", f"{whole:.0f} MB", part / whole, target)
+
+
+def over(numerators, denominators):
+    return median(a / b for a, b in zip(numerators, denominators))
+
+
+def race(*contestants):
+    """Seconds per unit of work: one list for each contestant, of one figure a round. A contestant returns the work it did."""
+    times = [[] for _ in contestants]
+    for turn in range(ROUNDS + 1):
+        for contestant, seconds in zip(contestants, times):
+            synchronize()
+            started = time.perf_counter()
+            work = contestant()
+            synchronize()
+            if turn:  # the first is to warm up
+                seconds.append((time.perf_counter() - started) / work)
+    return times
+
+
+def synchronize():
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak(measured, *arguments):
+    """MB that `measured` needs beyond what its process held when it began, in a fresh process: the peak never falls back."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(growth_of, (measured, arguments, (DEVICE, WEIGHTS, BASE, ROUNDS), torch.get_num_threads()))
+
+
+def growth_of(measured, arguments, settings, threads):
+    setup(*settings)
+    torch.set_num_threads(threads)
+    torch.ones(64, 64, device=DEVICE) @ torch.ones(64, 64, device=DEVICE)
+    before = high_water()
+    measured(*arguments)
+    return high_water() - before
+
+
+def high_water():
+    if DEVICE == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    with open("/proc/self/status") as file:  # ru_maxrss of a new process begins with its parent's size
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 2**10
+
+
+# ---------------------------------------------------------------------------------------------------- the contestants
+
+
+def setup(device, weights, base, rounds):
+    """What all rows share; also called in the fresh processes that measure memory."""
+    global DEVICE, WEIGHTS, BASE, ROUNDS, DTYPE
+    DEVICE, WEIGHTS, BASE, ROUNDS = device, weights, base, rounds
+    DTYPE = torch.bfloat16 if device == "cuda" else torch.float32  # as in train.py
+    torch.manual_seed(0)
+
+
+def ours(name):
+    """A model, prompts as texts and as tokens, and the ids that end a completion (-1: nothing does)."""
+    if name in (TAUGHT, RANDOM):
+        torch.set_num_threads(1)  # as in train.py
+        texts = [problem.prompt for problem in tasks.arithmetic().draw(0, 0, 32)]
+        prompts = tasks.Tokenizer(BASE).encode(texts)
+        if name == RANDOM:
+            return random_model(), texts, prompts, [-1]
+        return Transformer.from_pretrained(BASE, device=DEVICE, dtype=DTYPE), texts, prompts, [0]
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    if not WEIGHTS or not (Path(WEIGHTS) / name / "config.json").exists():
+        raise Skip(f"no {name}: name the folder that holds it by --weights or ONELAYER_WEIGHTS")
+    tokenizer = tasks.Tokenizer(Path(WEIGHTS) / name)
+    texts = [tokenizer.prompt(question) for question in QUESTIONS]
+    model = Transformer.from_pretrained(Path(WEIGHTS) / name, device=DEVICE, dtype=DTYPE)
+    return model, texts, tokenizer.encode(texts), tokenizer.eos_ids
+
+
+def random_model(**changes):
+    torch.manual_seed(0)
+    return Transformer(replace(train.EMBEDDED_CONFIG, **changes)).to(DEVICE, DTYPE)
+
+
+def theirs(model):
+    """The same model, opened by `transformers`."""
+    if not importlib.util.find_spec("transformers"):
+        raise Skip("transformers is not installed")
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPE).to(DEVICE)
+
+
+def generate(model, prompts, G, length, eos):
+    """`generate` on a batch padded on the left. Returns the tokens it sampled, counted as `rollout` counts: the end included.
+
+    It is not asked for log-probabilities, which `rollout` returns: in a training step they would cost it one more pass.
+    """
+    from transformers import GenerationConfig
+
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts for _ in range(G)], device=DEVICE)
+    real = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts for _ in range(G)], device=DEVICE)
+    model.generation_config = GenerationConfig(
+        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=length, pad_token_id=0,
+        eos_token_id=None if eos == [-1] else eos,
+    )  # fmt: skip
+    new = model.generate(input_ids=ids, attention_mask=real)[:, width:]
+    hit = torch.isin(new, torch.tensor(eos, device=DEVICE))
+    return torch.where(hit.any(1), hit.int().argmax(1) + 1, new.shape[1]).sum().item()
+
+
+def sample(model, prompts, G, length, eos, start=0):
+    return rl.rollout(model, prompts, group_size=G, max_new_tokens=length, temperature=1.0, eos_id=eos, start=start)
+
+
+def tokens_of(batch):
+    return sum(map(len, batch.completions))
+
+
+def train_pass(model, spec, batches):
+    """Log-probabilities of a whole batch and their gradient in what `spec` trains, in the micro-batches of a training step."""
+    _, start = train.choose(model, spec)
+    batch = batches[start]
+    for part in rl.micro_batches(batch, range(len(batch.completions)), BUDGET):
+        rl.score(model, batch, part, 1.0, start)[0].sum().backward()
+    model.zero_grad()
+    return 1
+
+
+def grpo_step(model, prompts, G, length, eos, spec):
+    """A function that makes one whole step and returns its tokens. Rewards are random, so no completion is left out."""
+    names, start = train.choose(model, spec)
+    optimizer = rl.Optimizer(p for p in model.parameters() if p.requires_grad)
+
+    def step():
+        train.choose(model, spec)  # as contestants may share a model
+        batch = sample(model, prompts, G, length, eos, start)
+        advantages = rl.group_advantages(torch.rand(len(prompts), G)).flatten()
+        rl.update(model, optimizer, batch, advantages, lr=1e-7, start=start, token_budget=BUDGET)
+        return tokens_of(batch)
+
+    return step
+
+
+def trl_steps(model, name, texts, G, length, accumulate, our_step):
+    """Seconds a token of `our_step` and of TRL's, in turn inside TRL's own loop. `accumulate`: its micro-batches, to fit in memory."""
+    import datasets
+    import transformers
+    import trl
+
+    if name in (TAUGHT, RANDOM):
+        tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(Path(BASE) / "tokenizer.json"))
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+        tokenizer.add_tokens("<never>")
+        tokenizer.eos_token = tokenizer.pad_token if name == TAUGHT else "<never>"  # which the model cannot say
+    else:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(Path(WEIGHTS) / name)
+    done, times = [], ([], [])
+
+    def reward(completion_ids, **_):
+        done.append(sum(map(len, completion_ids)))
+        return torch.rand(len(completion_ids)).tolist()
+
+    class InTurn(transformers.TrainerCallback):
+        def on_step_begin(self, *_, **__):
+            synchronize()
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *_, **__):
+            synchronize()
+            now = time.perf_counter()
+            times[1].append((now - self.started) / done[-1])
+            work = our_step()
+            synchronize()
+            times[0].append((time.perf_counter() - now) / work)
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = trl.GRPOConfig(
+            folder, per_device_train_batch_size=len(texts) * G // accumulate, gradient_accumulation_steps=accumulate,
+            num_generations=G, max_completion_length=length, temperature=1.0, top_k=0, top_p=1.0, beta=0.0, loss_type="grpo",
+            learning_rate=1e-7, max_steps=ROUNDS + 1, shuffle_dataset=False, gradient_checkpointing=False,
+            use_cpu=DEVICE == "cpu", bf16=DEVICE == "cuda", optim="adamw_torch_fused", report_to=[], save_strategy="no",
+            logging_strategy="no", disable_tqdm=True,
+        )  # fmt: skip
+        data = datasets.Dataset.from_dict({"prompt": texts})
+        trl.GRPOTrainer(model, reward, settings, data, processing_class=tokenizer, callbacks=[InTurn()]).train()
+    return [seconds[1:] for seconds in times]
+
+
+# ---------------------------------------------------------------------------------------------------- the claims
+
+
+def rollout():
+    """Sampling against `generate`. Where completions end at different times, what counts is tokens up to their ends a second."""
+    cases = [(TAUGHT, 32, 16, 6, ">= 5"), (RANDOM, 32, 16, 6, ""), (SMOL, 8, 8, 64, ">= 2.5"), (QWEN, 4, 4, 32, "")]
+    cases += [(RANDOM, 32, 16, length, ">= 1") for length in (16, 64, 128, 256)]  # at any length
+    cases += [(RANDOM, 2, 16, 256, ">= 1"), (SMOL, 2, 4, 256, ">= 1")]
+    for name, P, G, length, target in cases:
+        with skipping(name):
+            model, _, prompts, eos = ours(name)
+            other, prompts = theirs(model), prompts[:P]
+            times = race(
+                lambda: tokens_of(sample(model, prompts, G, length, eos)), lambda: generate(other, prompts, G, length, eos)
+            )
+            faster(f"rollout, {name}, {P} x {G} x {length}; generate", *times, target)
+
+
+def layers():
+    """The training pass of layer k against that of all layers; and what the states kept by the rollout save."""
+    for name, P, G, length, every in ((RANDOM, 32, 16, 6, 1), (SMOL, 4, 8, 32, 6)):
+        with skipping(name):
+            model, _, prompts, _ = ours(name)
+            L = model.config.num_hidden_layers
+            kept = {k: sample(model, prompts[:P], G, length, [-1], k) for k in range(0, L, every)}
+            middle = max(k for k in kept if k <= L / 2)
+            bare = {middle: replace(kept[middle], hidden=[], prompt_hidden=[])}
+            contestants = [("full", kept), *((str(k), kept) for k in kept), (str(middle), bare)]
+            full, *single, above = race(*(functools.partial(train_pass, model, *each) for each in contestants))
+            for k, times in zip(kept, single):
+                share(f"training pass, {name}, layer {k} of {L}; all", times, full, f"<= {(L - k) / L + 0.1:.2f}")
+            times = single[list(kept).index(middle)]
+            share(f"training pass, {name}, layer {middle}: states kept; computed again", times, above, "< 1")
+
+
+def step():
+    """A whole GRPO step of full training against TRL's."""
+    if not all(map(importlib.util.find_spec, ("trl", "datasets"))):
+        raise Skip("trl is not installed")
+    for name, P, G, length, accumulate in ((TAUGHT, 32, 16, 6, 1), (RANDOM, 32, 16, 6, 1), (SMOL, 4, 8, 64, 2)):
+        with skipping(name):
+            model, texts, prompts, eos = ours(name)
+            our_step = grpo_step(copy.deepcopy(model), prompts[:P], G, length, eos, "full")
+            times = trl_steps(theirs(model), name, texts[:P], G, length, accumulate, our_step)
+            faster(f"GRPO step, full training, {name}, {P} x {G} x {length}; TRL", *times, ">= 3")
+
+
+def saved():
+    """What training the middle layer saves of our own whole step: time, and peak memory with the weights but not the libraries."""
+    for name, P, G, length in ((TAUGHT, 32, 16, 6), (SMOL, 4, 8, 64)):
+        with skipping(name):
+            model, _, prompts, eos = ours(name)
+            specs = str(model.config.num_hidden_layers // 2), "full"
+            what = f"GRPO step, {name}, layer {specs[0]}; full"
+            share(f"{what}: time a token", *race(*(grpo_step(model, prompts[:P], G, length, eos, spec) for spec in specs)))
+            del model
+            smaller(f"{what}: peak memory", *(peak(two_steps, name, P, G, length, spec) for spec in specs))
+
+
+def two_steps(name, P, G, length, spec):
+    model, _, prompts, _ = ours(name)
+    step = grpo_step(model, prompts[:P], G, length, [-1], spec)
+    step(), step()  # in the second, Adam has its state
+
+
+def vocabulary():
+    """Log-probabilities over Qwen's vocabulary: memory goes with the chunk, not with the tokens; and the result with neither."""
+    what = "log-probabilities, 151,936 words"
+    chunked = {N: peak(qwen_logprobs, N, rl.CHUNK) for N in (256, 1024, 4096)}
+    for N in (256, 1024):
+        smaller(f"{what} x {N}: peak; log_softmax", chunked[N], peak(qwen_logprobs, N, None))
+    smaller(f"{what}: 4,096 tokens; 1,024", chunked[4096], chunked[1024], "~ 1")
+    smaller(f"{what}: a quarter of the chunk; the chunk", peak(qwen_logprobs, 1024, rl.CHUNK // 4), chunked[1024], "~ 0.25")
+    model = random_model(vocab_size=151936, num_hidden_layers=1)
+    batch, gradients = sample(model, [[1, 2, 3], [4]], 4, 24, [-1]), []
+    for budget in (64, 16384):
+        for part in rl.micro_batches(batch, range(8), budget):
+            rl.score(model, batch, part, 1.0)[0].sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        model.zero_grad()
+    apart = (gradients[0] - gradients[1]).norm() / gradients[1].norm()
+    row("  gradient with a token budget of 64; of 16,384: relative difference", "", "", f"{apart:.1e}", "rounding")
+
+
+def qwen_logprobs(N, chunk):
+    weight = torch.full((151936, 896), 0.01, device=DEVICE, dtype=DTYPE)
+    x = torch.full((N, 896), 0.01, device=DEVICE, dtype=DTYPE, requires_grad=True)
+    tokens = torch.zeros(N, dtype=torch.long, device=DEVICE)
+    if chunk:
+        rl.token_logprobs(x, weight, tokens, 1.0, chunk).sum().backward()
+    else:
+        F.log_softmax((x @ weight.T).float(), dim=-1).gather(1, tokens[:, None]).sum().backward()
+
+
+def growth():
+    """How a step's time grows: each size against half of it, a middle-sized random model, all layers trained."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    base = {"prompts": 8, "length": 32, "num_hidden_layers": 4, "vocab_size": 2048}
+
+    def a_step(prompts, length, **config):
+        model = random_model(hidden_size=256, intermediate_size=768, head_dim=64, **config)
+        step = grpo_step(model, [[1] * 15 + [i + 2] for i in range(prompts)], 8, length, [-1], "full")
+        return lambda: bool(step())  # the time of the step, not of a token
+
+    for size, least in base.items():
+        values = [least, 2 * least, 4 * least]
+        times = race(*(a_step(**{**base, size: value}) for value in values))
+        for i in (1, 2):
+            share(f"GRPO step, {size} {values[i]:,}; {values[i - 1]:,}", times[i], times[i - 1], "<= 2 and a little")
+
+
+def machine():
+    """Arithmetic that counts as part of the model, a second, against a big matrix product; bytes that decoding reads against a copy."""
+    for name, P, G, length in ((SMOL, 8, 8, 64), (QWEN, 4, 4, 32)):
+        with skipping(name):
+            model, _, prompts, _ = ours(name)
+            c, L, prompts = model.config, model.config.num_hidden_layers, prompts[:P]
+            batches = {k: sample(model, prompts, G, length, [-1], k) for k in (0, L // 2)}
+            a, b = torch.randn(2, 2048, 2048, device=DEVICE, dtype=DTYPE)
+            big = torch.randn(2**27, device=DEVICE)
+            product, copying, roll, full, single = race(
+                lambda: bool(len(a @ b)), lambda: bool(len(big.clone())), lambda: bool(sample(model, prompts, G, length, [-1])),
+                lambda: train_pass(model, "full", batches), lambda: train_pass(model, str(L // 2), batches),
+            )  # fmt: skip
+            # FLOPs of one forward pass through a layer and the head, prompts once; the backward pass is as much for what goes
+            # through to the layer below, and again as much for the gradient of weights.
+            seen = sum(len(p) ** 2 / 2 + G * sum(len(p) + t for t in range(length)) for p in prompts)  # pairs of positions
+            weights = 2 * sum(p.numel() for p in model.model.layers[0].parameters())
+            layer = weights * sum(len(p) + G * length for p in prompts) + 4 * seen * c.num_attention_heads * c.head_dim
+            head = 2 * P * G * length * c.vocab_size * c.hidden_size
+            counts = [L * layer + head, 3 * (L * layer + head), (2 * (L - L // 2) + 1) * layer + 2 * head]
+            limits = [2 * 2048**3 / 1e9 / t for t in product]
+            for what, count, times in zip(("rollout", "training, full", f"training, layer {L // 2}"), counts, (roll, full, single)):
+                rates = [count / 1e9 / t for t in times]
+                fields = (f"{median(values):.0f} GFLOP/s" for values in (rates, limits))
+                row(f"{what}, {name}; matrix product", *fields, over(rates, limits))
+            size = model.lm_head.weight.element_size()
+            cache = 2 * seen * L * c.num_key_value_heads * c.head_dim * size
+            rates = [(length * sum(p.numel() for p in model.parameters()) * size + cache) / 1e9 / t for t in roll]
+            limits = [2 * big.numel() * 4 / 1e9 / t for t in copying]
+            fields = (f"{median(values):.1f} GB/s" for values in (rates, limits))
+            row(f"rollout, {name}: weights and cache read; copy", *fields, over(rates, limits))
+
+
+# ---------------------------------------------------------------------------------------------------- the command line
+
+CLAIMS = {claim.__name__: claim for claim in (rollout, layers, step, saved, vocabulary, growth, machine)}
+
+
+class skipping:
+    """Goes on after a Skip, with a row that says why."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def __enter__(self):
+        pass
+
+    def __exit__(self, kind, reason, _):
+        if kind is Skip:
+            print(f"{self.what}: skipped: {reason}", flush=True)
+        return kind is Skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", choices=CLAIMS, help="one group of rows")
+    parser.add_argument("--weights", default=os.environ.get("ONELAYER_WEIGHTS"), help="folder of the real checkpoints")
+    parser.add_argument("--base", help="a taught embedded model, such as runs/base of train.py (default: teach one for a minute)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--rounds", type=int, default=5, help="times that each contestant runs")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        base = args.base or Path(folder) / "base"
+        if not args.base:
+            train.teach_base(base, tasks.arithmetic(), {"task": "math", "seed": 0, "steps": 250, "batch": 256})
+        setup(args.device, args.weights, base, args.rounds)
+        row("what")
+        for name in [args.only] if args.only else CLAIMS:
+            with skipping(name):
+                CLAIMS[name]()
+
+
+if __name__ == "__main__":
+    main()
