@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 DRAWS = 2000
-DAMAGED = (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError)  # what reading a file may end in
+DAMAGED = (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError)  # what reading a file may end in
 
 
 # ---------------------------------------------------------------------------------------------------- reading
@@ -38,7 +38,7 @@ def read_runs(folder):
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; it should hold the runs of train.py")
-    settings, runs, notes, codes = None, [], [], {}
+    settings, runs, notes, unfinished, codes = None, [], [], [], {}
     for path in sorted({path.parent for name in ("config", "eval") for path in folder.glob(f"*/{name}.json")}):
         try:
             content = json.loads((path / "config.json").read_text(encoding="utf-8"))
@@ -52,7 +52,7 @@ def read_runs(folder):
             if this["panel"] != "test":
                 continue
             if not finished:
-                notes.append(f"{path.name} is not finished")
+                unfinished.append(path.name)
                 continue
             if runs and this != settings:
                 name = next(name for name in {**this, **settings} if this.get(name) != settings.get(name))
@@ -70,6 +70,8 @@ def read_runs(folder):
             settings = this
         except DAMAGED as error:
             notes.append(f"{path.name} cannot be read ({type(error).__name__}: {error})")
+    if unfinished:
+        notes.append(f"{', '.join(unfinished[:5])}{' and more' * (len(unfinished) > 5)}: not finished")
     if not runs and (folder / "contribution.json").exists():
         try:
             record = json.loads((folder / "contribution.json").read_text(encoding="utf-8"))
@@ -712,7 +714,7 @@ def main(argv=None):
                 more = studies(settings, runs, found, rows, draws, layers)
             except DAMAGED as error:
                 found, more = {}, {}
-                notes.append(f"probe.json or search.json cannot be read ({type(error).__name__}: {error})")
+                notes.append(f"what was found by probe or search cannot be read ({type(error).__name__}: {error})")
             for note in notes:
                 print(f"left out of {plain(folder)}: {plain(note)}")
             texts[name] = [format_table(rows), findings(settings, rows, draws, layers), *(f"{t}\n{more[t]}" for t in more)]

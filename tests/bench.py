@@ -393,7 +393,9 @@ def machine():
             head = 2 * P * G * length * c.vocab_size * c.hidden_size
             counts = [L * layer + head, 3 * (L * layer + head), (2 * (L - L // 2) + 1) * layer + 2 * head]
             limits = [2 * 2048**3 / 1e9 / t for t in product]
-            for what, count, times in zip(("rollout", "training, full", f"training, layer {L // 2}"), counts, (roll, full, single)):
+            for what, count, times in zip(
+                ("rollout", "training, full", f"training, layer {L // 2}"), counts, (roll, full, single)
+            ):
                 rates = [count / 1e9 / t for t in times]
                 fields = (f"{median(values):.0f} GFLOP/s" for values in (rates, limits))
                 row(f"{what}, {name}; matrix product", *fields, over(rates, limits))

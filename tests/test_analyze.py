@@ -133,7 +133,7 @@ def test_what_is_missing_or_damaged_is_named_and_the_rest_reported(tmp_path, cap
     analyze.main([str(runs), "--out", str(tmp_path)])
     printed = capsys.readouterr().out
     for text in (
-        "2-seed-1 is not finished",
+        "2-seed-1: not finished",
         "1-seed-1 cannot be read",
         "0-seed-1 cannot be read",
         "2-seed-7 was made with lr = 0.5",
@@ -199,7 +199,7 @@ def test_sweeps_are_compared(tmp_path, capsys):
     assert (pair["a"], pair["b"], pair["layers"]) == ("one", "other", 3)
     assert pair["spearman"] == 1.0 and pair["spearman_low"] <= pair["spearman_high"] <= 1.0 and pair["spearman_p"] > 0.3
     printed = capsys.readouterr().out
-    assert "one / other" in printed and "C 2" in printed and "third: The peak" in printed
+    assert "one / other" in printed and "C 2" in printed and "third\n-----\n" in printed
     root = xml.etree.ElementTree.parse(tmp_path / "curves.svg").getroot()
     assert len(root.findall("{http://www.w3.org/2000/svg}polyline")) == 3
 
@@ -211,3 +211,153 @@ def test_flat_curves_have_no_correlation(tmp_path, capsys):
     analyze.main([str(tmp_path / "one"), str(tmp_path / "other"), "--out", str(tmp_path)])
     (pair,) = json.loads((tmp_path / "curves.json").read_text())["pairs"]
     assert pair["spearman"] is None and pair["pearson"] is None
+
+
+# ---------------------------------------------------------------------------------------------------- within a sweep
+
+
+def write_layers(folder, scores, seeds=(0, 1), **fields):
+    """A sweep of which every run of a layer solved all samples of the given share of 200 problems."""
+    for layer, share in scores.items():
+        for seed in seeds if layer != "base" else (0,):
+            n = round(200 * share)
+            path = write_run(folder, layer, seed, "4" * n + "0" * (200 - n)) / "eval.json"
+            more = {name: values[layer] for name, values in fields.items() if layer in values}
+            path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
+    return folder
+
+
+def report(folder, capsys):
+    analyze.main([str(folder), "--out", str(folder / "out")])
+    printed = capsys.readouterr().out
+    analyze.main([str(folder / "out"), "--out", str(folder / "again")])  # the record says the same
+    assert printed.split("written:")[0] == capsys.readouterr().out.split("written:")[0]
+    return {block.split("\n")[0]: block.split("\n")[1:] for block in printed.split("\n\n")}
+
+
+def test_pairs_by_hand(tmp_path, capsys):
+    """Base 0, full 1, so C is the score, and of samples that all agree. The resampled share of a nested set varies with it."""
+    scores = {"base": 0.0, "full": 1.0, "0": 0.2, "1": 0.3, "2": 0.4, "0,1": 0.9, "0,2": 0.4, "1,2": 0.5, "0,1,2": 1.0}
+    lines = report(write_layers(tmp_path, scores), capsys)["Two layers together"]
+    cells = [line.split() for line in lines]
+    assert [cell[0] for cell in cells[1:4]] == ["0,1", "0,2", "1,2"]
+    assert [cell[1] for cell in cells[1:4]] == ["0.90", "0.40", "0.50"]
+    assert [cell[4] for cell in cells[1:4]] == ["0.40", "-0.20", "-0.20"] and [cell[7] for cell in cells[1:4]] == [
+        "0.60",
+        "0.00",
+        "0.10",
+    ]
+    assert lines[1].endswith("more than the sum") and lines[2].endswith("what the better one gives")
+    assert lines[3].endswith("more than the better one") and lines[4].startswith("3 pairs: more than the sum 1 times")
+
+
+def test_movement_by_hand(tmp_path, capsys):
+    change = {"full": {"0": 1.0, "1": 2.0, "2": 4.0}, "0": {"0": 3.0}, "1": {"1": 2.0}, "2": {"2": 1.0}}
+    scores = {"base": 0.0, "full": 1.0, "0": 0.2, "1": 0.3, "2": 0.4}
+    lines = report(write_layers(tmp_path, scores, change=change), capsys)["How far the weights moved"]
+    assert [line.split() for line in lines[1:4]] == [
+        ["0", "0.20", "1.000", "3.000"],
+        ["1", "0.30", "2.000", "2.000"],
+        ["2", "0.40", "4.000", "1.000"],
+    ]
+    assert "in full training: 1.00 [" in lines[4] and "4.00 times" in lines[4]
+    assert "alone: -1.00 [" in lines[5] and "3.00 times" in lines[5]
+
+
+def test_other_domains_by_hand(tmp_path, capsys):
+    """C_all is of the mean over domains, each with problems of its own number: here two and one."""
+
+    def other(*shares):
+        return {name: {"right": "4" * n + "0" * (10 - n), "greedy": "1" * 10, "samples": 4, "length": 1, "truncated": 0}
+                for name, n in zip(("x", "y"), shares)}  # fmt: skip
+
+    scores = {"base": 0.0, "full": 1.0, "0": 0.5, "1": 0.25, "2": 0.0}
+    also = {"base": other(5, 5), "full": other(8, 5), "0": other(5, 5), "1": other(8, 8), "2": other(2, 5)}
+    lines = report(write_layers(tmp_path, scores, also=also), capsys)["Other domains"]
+    cells = {line.split()[0]: line.split()[1:] for line in lines[1:6]}
+    for layer, shares in also.items():
+        expected = [scores[layer], *(len(shares[name]["right"].rstrip("0")) / 10 for name in ("x", "y"))]
+        assert [float(cell) for cell in cells[layer][:3]] == expected and float(cells[layer][3]) == pytest.approx(
+            np.mean(expected), abs=1e-3
+        )
+    # Sums over the domains: base 1.0, full 2.3
+    for layer, total in (("0", 1.5), ("1", 1.85), ("2", 0.7)):
+        assert float(cells[layer][5]) == pytest.approx((total - 1.0) / 1.3, abs=0.006)
+    assert float(lines[6].split(": ")[1].split()[0]) == pytest.approx(
+        np.corrcoef([0.5, 0.25, 0.0], [1.5, 1.85, 0.7])[0, 1], abs=0.006
+    )
+
+
+@pytest.mark.parametrize(
+    "ballots, earned",
+    [("*", 1), ("A", 0), ("-", 0), ("--*", 1), ("*AB", 1 / 3), ("**A", 1), ("AA*", 0), ("AA**", 1 / 2), ("AB--", 0), ("", 0)],
+)
+def test_a_vote_by_hand(ballots, earned):
+    assert analyze.vote(ballots) == pytest.approx(earned)
+
+
+def test_voting_by_hand(tmp_path, capsys):
+    """Two problems, three samples, one seed. What is voted on are answers, written by each run in other words and order."""
+    solved = {"base": ["000", "001"], "full": ["110", "100"], "0": ["011", "000"], "1": ["110", "001"], "2": ["100", "000"]}
+    answers = {"base": [["7", "7", "8"], [None, "5", "3"]], "full": [["1", "1.0", "9"], ["3", "4", "4"]],
+               "0": [["9", "1", "1"], ["5", "4", "5"]], "1": [["1", "1", "8"], ["4", "5", "3"]],
+               "2": [["1", "9", "9"], ["4", "5", "5"]]}  # fmt: skip
+    for layer in solved:
+        found = {
+            "right": "".join(str(s.count("1")) for s in solved[layer]),
+            "greedy": {"0": "10", "1": "01", "2": "11"}.get(layer, "11"),
+        }
+        path = write_run(tmp_path, layer, 0, found["right"], found["greedy"], samples=3) / "eval.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "solved": solved[layer], "answers": answers[layer]}))
+    lines = report(tmp_path, capsys)["Voting"]
+    rows = [line.split("  ") for line in lines[1:5]]
+    rows = [[cell.strip() for cell in row if cell.strip()] for row in rows]
+    # Base: 7 wins; 5 and the right 3 draw. Full: right; 4 wins. Layer 1, the best: right; three draw.
+    # Of layers 1, 0, 2: samples 1, 9, 1 and 4, 5, 4; then 1, 1, 9 and 5, 4, 5; then 8, 1, 9 and 3, 5, 5.
+    assert [row[0] for row in rows] == ["3 of base", "3 of full", "3 of layer 1", "1 each of layers 1, 0, 2"]
+    assert [float(row[1]) for row in rows] == pytest.approx([1 / 6, 3 / 6, 3 / 6, 6 / 18], abs=1e-3)
+    assert [float(row[2]) for row in rows] == pytest.approx([0.25, 0.5, 4 / 6, (1 + 1 + 1 / 3) / 6], abs=1e-3)
+    assert lines[5].endswith("these layers: 0.33; by lot 0.44.")
+
+
+def test_guesses_by_hand(tmp_path, capsys):
+    scores = {"base": 0.0, "full": 1.0, "0": 0.2, "1": 0.6, "2": 0.4}
+    write_layers(tmp_path, scores)
+    (tmp_path / "probe.json").write_text(json.dumps({"gradient": [3, 1, 2], "middle": [-1, 0, -1]}))
+    rounds = [{"steps": 7, "scores": {"0": 0.1, "1": 0.3, "2": 0.2}}, {"steps": 15, "scores": {"1": 0.3, "2": 0.4}}]
+    (tmp_path / "search.json").write_text(json.dumps({"layer": 2, "rounds": rounds, "steps": 51}))
+    lines = report(tmp_path, capsys)["Which layer, without the sweep"]
+    gradient, middle, search = (line.split() for line in lines[1:])
+    # name, Spearman, its interval of two, p, pick, its C, regret, its interval of two, cost in steps of 3 layers x 30
+    assert gradient[1] == "-1.00" and gradient[5:8] == ["0", "0.20", "0.40"] and gradient[-1] == "3.3%"
+    assert middle[1] == "0.87" and middle[5:8] == ["1", "0.60", "0.00"] and middle[-1] == "0.0%"
+    assert search[1] == "0.50" and search[5:8] == ["2", "0.40", "0.20"] and search[-1] == "56.7%"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"gradient": [1]}', '{"gradient": "abc"}', '{"gradient": null}'])
+def test_damaged_guesses_are_named_and_the_rest_reported(tmp_path, capsys, content):
+    write_layers(tmp_path, {"base": 0.0, "full": 1.0, "0": 0.2, "1": 0.6, "2": 0.4})
+    (tmp_path / "probe.json").write_text(content)
+    analyze.main([str(tmp_path), "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "found by probe or search cannot be read" in printed and "The peak is layer 1" in printed
+
+
+def test_a_gain_of_shorter_answers_is_pointed_out(tmp_path, capsys):
+    """Half of the base's answers are cut and the rest all right; full training does nothing but end them in time."""
+    scores = {"base": 0.5, "full": 0.75, "0": 0.6, "1": 0.6, "2": 0.6}
+    write_layers(tmp_path, scores, truncated={"base": 0.5, "full": 0.25})
+    analyze.main([str(tmp_path), "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "25% instead of 50%, which explains 100% of its gain" in printed and "100% are right, before it 100%" in printed
+
+
+def test_a_folder_of_records_is_all_of_them(tmp_path, capsys):
+    for name in ("one", "other"):
+        analyze.main([str(write_sweep(tmp_path / name / "runs")), "--out", str(tmp_path / "records" / name)])
+    analyze.main([str(tmp_path / "records"), "--out", str(tmp_path / "new")])
+    for name in ("one", "other"):
+        for end in ("csv", "json", "svg"):
+            written = [(tmp_path / root / name / f"contribution.{end}").read_text() for root in ("records", "new")]
+            assert written[0] == written[1]
+    assert json.loads((tmp_path / "new/curves.json").read_text())["pairs"][0]["spearman"] == 1.0

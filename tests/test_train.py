@@ -247,6 +247,96 @@ def test_random_layers_differ_between_seeds(runs, command):
         assert {int(name.split(".")[2]) for name in tensors} == set(train.layers_of("random-3", 8, seed))
 
 
+def test_every_pair_of_layers(runs, command):
+    train.main(command(runs, "--layer", "pairs", "--steps", "1", "--eval-problems", "1"))
+    done = {path.parent.name for path in runs.glob("*/eval.json")}
+    assert done == {f"layer-{a},{b}-seed-0" for a in range(8) for b in range(a + 1, 8)}
+    found = json.loads((runs / "layer-2,5-seed-0/eval.json").read_text())
+    one = sum(p.numel() for p in train.Transformer(train.EMBEDDED_CONFIG).model.layers[0].parameters())
+    assert found["trained"] == 2 * one and found["parameters"] > 8 * one
+
+
+def test_other_tasks_are_scored_and_not_trained_on(runs, command, given, tmp_path):
+    """The same file under another name is scored as that which was trained on; and it changes nothing else."""
+    for name in ("again.jsonl", "upper.jsonl"):
+        shutil.copy(given[3], tmp_path / name)
+    train.main(command(runs, "--layer", "1"))
+    train.main(command(runs.parent / "more", "--layer", "1", "--also", f"{tmp_path}/again.jsonl,{tmp_path}/upper.jsonl"))
+    alone, more = (json.loads((root / "layer-1-seed-0/eval.json").read_text()) for root in (runs, runs.parent / "more"))
+    also = more.pop("also")
+    assert alone.pop("also") == {} and alone == more
+    assert list(also) == [f"{tmp_path}/again.jsonl", f"{tmp_path}/upper.jsonl"]
+    for found in also.values():
+        assert {name: found[name] for name in ("right", "greedy", "score")} == {
+            name: alone[name] for name in ("right", "greedy", "score")
+        }
+
+
+@pytest.mark.parametrize("algo", rl.ALGORITHMS)
+def test_the_probe_sees_the_gradient_of_a_training_step(command, given, runs, monkeypatch, algo):
+    """Norms and absolute sums of the gradient that the first update of full training makes, taken from the optimizer."""
+    seen = {}
+
+    def step(self, lr, max_norm=1.0):
+        seen["gradients"] = [p.grad.clone() for p in self.parameters]
+        return 0.0
+
+    monkeypatch.setattr(rl.Optimizer, "step", step)
+    train.main(command(runs, "--layer", "full", "--steps", "1", "--algo", algo))
+    model = train.Transformer.from_pretrained(given[1])
+    settings = json.loads((runs / "full-seed-0/config.json").read_text())["settings"]
+    found = train.probe(model, tasks.Tokenizer(given[1]), tasks.load_task(given[3]), settings, batches=1)
+    for k in range(8):
+        gradients = [g for g, (name, _) in zip(seen["gradients"], model.named_parameters()) if f"layers.{k}." in name]
+        norm = sum(g.square().sum() for g in gradients).sqrt().item()
+        weights = sum(p.square().sum() for p in model.model.layers[k].parameters()).sqrt().item()
+        assert norm > 0 and found["gradient"][k] == pytest.approx(norm, rel=1e-4)
+        assert found["relative"][k] == pytest.approx(norm / weights, rel=1e-4)
+        assert found["adam"][k] == pytest.approx(sum(g.abs().sum() for g in gradients).item(), rel=1e-4)
+    assert found["middle"] == [-3.5, -2.5, -1.5, -0.5, -0.5, -1.5, -2.5, -3.5]
+
+
+def test_signal_to_noise_is_that_between_prompts(given, command, runs, monkeypatch):
+    """Four prompts, the gradients of their groups one by one: the squared mean over the variance of the mean."""
+    train.main(command(runs, "--layer", "full", "--steps", "1", "--group", "16"))
+    settings = json.loads((runs / "full-seed-0/config.json").read_text())["settings"]
+    model, tokenizer, task = train.Transformer.from_pretrained(given[1]), tasks.Tokenizer(given[1]), tasks.load_task(given[3])
+    batches, play = [], rl.play
+    monkeypatch.setattr(rl, "play", lambda *args, **options: batches.append(play(*args, **options)) or batches[-1])
+    found = train.probe(model, tokenizer, task, settings, batches=1)["signal_to_noise"]
+    (batch,) = batches
+    advantages = rl.advantages(batch, 16, normalize="std", step_weight=0.0)
+    assert len({row // 16 for row in range(64) if advantages[row] != 0}) > 1
+    gradients = []
+    for p in range(4):
+        logprobs, mask = rl.score(model, batch, list(range(16 * p, 16 * p + 16)), 1.0)
+        (-(logprobs.sum(1) / mask.sum(1)) * advantages[16 * p : 16 * p + 16]).mean().backward()
+        gradients.append(torch.cat([p.grad.flatten().double() for p in model.model.layers[3].parameters()]))
+        model.zero_grad()
+    g = torch.stack(gradients)
+    assert found[3] == pytest.approx((g.mean(0).square().sum() / (g.var(0, correction=0).sum() / 4)).item(), rel=1e-3)
+
+
+def test_search_halves_the_layers_and_doubles_the_steps(runs, command, monkeypatch):
+    """Each round keeps the better half by the scores that its runs left, which are of the validation panel."""
+    train.main(command(runs, "--layer", "search", "--steps", "8", "--lr", "1e-2"))
+    found = json.loads((runs / "search.json").read_text())
+    assert [(r["steps"], len(r["scores"])) for r in found["rounds"]] == [(1, 8), (2, 4), (4, 2)] and found["steps"] == 24
+    for r in found["rounds"]:
+        for path in (runs / f"search-{r['steps']}").glob("*/eval.json"):
+            run, settings = json.loads(path.read_text()), json.loads((path.parent / "config.json").read_text())["settings"]
+            assert run["panel"] == settings["panel"] == "validation" and settings["steps"] == r["steps"]
+            assert r["scores"][settings["layer"]] == run["score"]
+    for before, after in zip(found["rounds"], found["rounds"][1:]):
+        kept, dropped = ([s for k, s in before["scores"].items() if (k in after["scores"]) == kept] for kept in (True, False))
+        assert min(kept) >= max(dropped)
+    last = found["rounds"][-1]["scores"]
+    assert last[str(found["layer"])] == max(last.values())
+    changed = {path: path.stat().st_mtime_ns for path in runs.glob("search-*/*/eval.json")}
+    train.main(command(runs, "--layer", "search", "--steps", "8", "--lr", "1e-2"))  # all is done: nothing is done again
+    assert changed == {path: path.stat().st_mtime_ns for path in runs.glob("search-*/*/eval.json")} and len(changed) == 14
+
+
 @pytest.mark.parametrize(
     "spec, layers",
     [
@@ -291,6 +381,7 @@ REFUSED = [
     (["--layer", "full", "--find-lr", "1e-3,-1"], "--find-lr"), (["--layer", "full", "--find-lr", ""], "--find-lr"), (["--find-lr", "1e-3"], "--find-lr"),
     (["--task", "math"], "--task math"), (["--merge", "x"], "--out"), (["--out", "x"], "--merge"), (["--merge", "x", "--out", "y", "--plan"], "--plan"),
     (["--merge", "nowhere", "--out", "y"], "nowhere"), (["--algo", ""], "--algo"), (["--layer", "top-0"], "--layer"), (["--layer", "top-4"], "first run --layer each"),
+    (["--also", "nowhere.jsonl"], "nowhere.jsonl"), (["--also", "sums"], "sums"), (["--also", "sub"], "--task sub"),
     (["--steps", "1e3"], "--steps"), (["--epochs", "-1"], "--epochs"), (["--jobs", "-1"], "--jobs"), (["--max-tokens", "-1"], "--max-tokens"),
 ]  # fmt: skip
 
