@@ -34,7 +34,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -58,7 +58,7 @@ class Task:
     demonstrate: Callable | None = None  # (rng) -> [(prompt, completion), ...] to teach a base model with
     vocabulary: tuple = ()  # words of the embedded tokenizer
     train: tuple = ()  # every training Problem, where they are finitely many
-    also: dict = field(default_factory=dict)  # name -> Task: those not trained on, that a trained model is scored on too
+    also: tuple = ()  # (name, Task) pairs: not trained on, but scored on too
 
     def start(self, problem):
         """A fresh episode: `prompt`, `anchor` (its state), `step(text)` -> reward, `done`, `solved`, `answer`, `out_of_steps`."""
