@@ -335,7 +335,7 @@ def train_steps(model, tokenizer, task, folder, settings, trained, untrained, st
         change[part] = change.get(part, 0.0) + (master.detach() - untrained[name].float()).square().sum().item()
     change = {part: squares**0.5 for part, squares in change.items()}
     elsewhere = {
-        name: evaluate(model, tokenizer, other, panel_of(other, settings), settings) for name, other in task.also.items()
+        name: evaluate(model, tokenizer, other, panel_of(other, settings), settings) for name, other in task.also
     }
     counts = [sum(p.numel() for p in parameters) for parameters in (trained.values(), model.parameters())]
     write_json(folder / "eval.json", {
@@ -614,7 +614,7 @@ def what_to_lower(config, settings, prompt_length):
 
 
 def longest_prompt(tokenizer, task):
-    every = [p.prompt for one in (task, *task.also.values()) for p in (*one.validation, *one.test, *one.train)]
+    every = [p.prompt for one in (task, *dict(task.also).values()) for p in (*one.validation, *one.test, *one.train)]
     return max(map(len, tokenizer.encode(every)))
 
 
@@ -895,8 +895,8 @@ def main(argv=None):
             merge(args.merge, args.out, args.model)
             return print(f"written: {args.out}")
         task = tasks.load_task(args.task, embedded or args.plan, args.fields)
-        task.also = {name: tasks.load_task(name, embedded) for name in args.also}
-        for name, other in task.also.items():
+        task.also = [(name, tasks.load_task(name, embedded)) for name in args.also]
+        for name, other in task.also:
             if embedded and not {*other.vocabulary} <= {*task.vocabulary}:
                 raise ValueError(
                     f"--also {name}: the embedded model of --task {args.task} does not know its words; math also has sub, max, min"
