@@ -61,10 +61,11 @@ def read_runs(folder):
             found = json.loads((path / "eval.json").read_text(encoding="utf-8"))
             run = {name: found[name] for name in ("right", "greedy", "samples", "length", "truncated", "before")}
             run |= {name: found[name] for name in ("change", "trained", "parameters") if name in found}
-            if "also" in found:
-                short = ("right", "greedy", "samples", "length", "truncated")
-                run["also"] = {name: {field: other[field] for field in short} for name, other in found["also"].items()}
-            if "solved" in found:
+            if found.get("also"):
+                run["also"] = {
+                    name: {part: other[part] for part in ("right", "samples")} for name, other in found["also"].items()
+                }
+            if "solved" in found and (layer in ("base", "full") or layer.isdecimal()):
                 run["votes"] = ballots(found["solved"], found["answers"], codes)
             runs.append(checked({"layer": layer, "seed": seed, **run}, this, runs))
             settings = this
@@ -132,8 +133,7 @@ def checked(run, settings, others):
         "trained": 0 <= run.get("trained", 0) <= run.get("parameters", 0),
         "votes": "votes" not in run or len(run["votes"]) == n * run["samples"],
         "also": all(
-            0 < other["samples"] < 10 and set(other["right"]) <= set("0123456789"[: other["samples"] + 1])
-            and len(other["right"]) == len(other["greedy"]) > 0 and set(other["greedy"]) <= {"0", "1"}
+            0 < other["samples"] < 10 and set(other["right"]) <= set("0123456789"[: other["samples"] + 1]) and other["right"]
             and all(len(o["also"][name]["right"]) == len(other["right"]) for o in others if name in o.get("also", {}))
             for name, other in run.get("also", {}).items()
         ),
