@@ -197,18 +197,61 @@ def test_a_damaged_checkpoint_is_named_and_the_run_starts_again(runs, command, c
     assert (runs / "layer-1-seed-0" / "eval.json").exists()
 
 
-def test_four_processes_share_a_sweep_and_one_is_killed(runs, command, tmp_path):
-    other = tmp_path / "other"
-    train.main(command(other, "--layer", "each"))
-    argv = [sys.executable, str(ROOT / "train.py"), *command(runs, "--layer", "each")]
-    quiet = dict(env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    processes = [subprocess.Popen(argv, **quiet) for _ in range(4)]
-    while not list(runs.glob("*/eval.json")):
-        time.sleep(0.05)
-    processes[0].send_signal(signal.SIGKILL)
-    assert [process.wait(120) for process in processes] == [-9, 0, 0, 0]
-    for pattern in ("*seed*/metrics.jsonl", "*/eval.json", "*/layer.safetensors"):
-        assert files(runs, pattern) == files(other, pattern)
+@pytest.fixture
+def noting(tmp_path):
+    """train.py, but each process notes its id and the run whenever it begins one: the program, and a function that reads them."""
+    program, log = tmp_path / "noting.py", tmp_path / "begun"
+    log.touch()
+    program.write_text(f"""if True:
+        import os, sys
+        sys.path.insert(0, {str(ROOT)!r})
+        import train
+        run = train.train
+        def noted(model, tokenizer, task, folder, *rest):
+            with open({str(log)!r}, "a") as file:
+                file.write(f"{{os.getpid()}} {{folder.name}}\\n")
+            run(model, tokenizer, task, folder, *rest)
+        train.train = noted
+        train.main()
+    """)
+    return program, lambda: [(int(pid), name) for pid, name in map(str.split, log.read_text().splitlines())]
+
+
+def begin(*argv):
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen([sys.executable, *map(str, argv)], env={**os.environ, "OMP_NUM_THREADS": "1"}, **quiet)
+
+
+def same_runs(runs, other):
+    patterns = ("*seed*/metrics.jsonl", "*/eval.json", "*/layer.safetensors")
+    return all(files(runs, pattern) == files(other, pattern) for pattern in patterns)
+
+
+def test_four_processes_share_a_sweep_and_one_is_killed(runs, command, noting, tmp_path):
+    """As four tasks of a Slurm array would. The one that began the first run dies in it: another takes that over, none comes twice."""
+    train.main(command(tmp_path / "other", "--layer", "each"))
+    program, begun = noting
+    processes = [begin(program, *command(runs, "--layer", "each")) for _ in range(4)]
+    while not begun():
+        time.sleep(0.01)
+    victim, unfinished = begun()[0]
+    os.kill(victim, signal.SIGKILL)
+    assert sorted(process.wait(120) for process in processes) == [-9, 0, 0, 0]
+    by_others = sorted(name for pid, name in begun() if pid != victim)
+    by_victim = [name for pid, name in begun() if pid == victim]
+    assert by_victim == [unfinished] and by_others == sorted(folder.name for folder in runs.glob("*seed*"))
+    assert len({pid for pid, _ in begun()}) > 2 and same_runs(runs, tmp_path / "other")
+
+
+def test_torchrun_shares_a_sweep(runs, command, noting, tmp_path):
+    """Also where --jobs is left out, each of torchrun's processes stays one."""
+    train.main(command(tmp_path / "other", "--layer", "each"))
+    program, begun = noting
+    argv = command(runs, "--layer", "each")
+    del argv[argv.index("--jobs") : argv.index("--jobs") + 2]
+    assert begin("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", program, *argv).wait(120) == 0
+    assert sorted(name for _, name in begun()) == sorted(folder.name for folder in runs.glob("*seed*"))
+    assert len({pid for pid, _ in begun()}) == 2 and same_runs(runs, tmp_path / "other")
 
 
 def test_find_lr_scores_on_the_validation_panel(runs, command, capsys):
