@@ -887,7 +887,8 @@ def main(argv=None):
     embedded, root = args.model is None, Path(args.runs)
     path = root / "base" if embedded else Path(args.model)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    jobs = args.jobs or (cores if embedded else 1)
+    torchrun = os.environ.get("LOCAL_RANK")  # the number of this process on its machine, if torchrun started it
+    jobs = args.jobs or (cores if embedded and not torchrun else 1)
     threads = 1 if embedded else max(1, torch.get_num_threads() // jobs)  # one thread: the same figures on any number of cores
     torch.set_num_threads(threads)
     try:
@@ -919,6 +920,8 @@ def main(argv=None):
             )
         runs = runs_of(args, config, root)
         dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
+        if torchrun and args.device == "cuda":
+            torch.cuda.set_device(int(torchrun) % torch.cuda.device_count())  # a GPU for each
         model = Transformer.from_pretrained(path, dtype=dtype, device=args.device)
 
         def run_all(runs):

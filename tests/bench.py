@@ -11,6 +11,7 @@ alike, and `rl.rollout` runs them once. With random weights none do, and nothing
 """
 
 import argparse
+import contextlib
 import copy
 import functools
 import importlib.util
@@ -216,8 +217,8 @@ def grpo_step(model, prompts, G, length, eos, spec):
     return step
 
 
-def trl_steps(model, name, texts, G, length, accumulate, our_step):
-    """Seconds a token of `our_step` and of TRL's, in turn inside TRL's own loop. `accumulate`: its micro-batches, to fit in memory."""
+def trl_steps(model, name, texts, G, length, our_step):
+    """Seconds a token of `our_step` and of TRL's, in turn inside TRL's own loop."""
     import datasets
     import transformers
     import trl
@@ -250,99 +251,78 @@ def trl_steps(model, name, texts, G, length, accumulate, our_step):
 
     with tempfile.TemporaryDirectory() as folder:
         settings = trl.GRPOConfig(
-            folder, per_device_train_batch_size=len(texts) * G // accumulate, gradient_accumulation_steps=accumulate,
-            num_generations=G, max_completion_length=length, temperature=1.0, top_k=0, top_p=1.0, beta=0.0, loss_type="grpo",
-            learning_rate=1e-7, max_steps=ROUNDS + 1, shuffle_dataset=False, gradient_checkpointing=False,
-            use_cpu=DEVICE == "cpu", bf16=DEVICE == "cuda", optim="adamw_torch_fused", report_to=[], save_strategy="no",
-            logging_strategy="no", disable_tqdm=True,
+            folder, per_device_train_batch_size=len(texts) * G, num_generations=G, max_completion_length=length,
+            temperature=1.0, top_k=0, top_p=1.0, beta=0.0, loss_type="grpo", learning_rate=1e-7, max_steps=ROUNDS + 1,
+            shuffle_dataset=False, gradient_checkpointing=False, use_cpu=DEVICE == "cpu", bf16=DEVICE == "cuda",
+            optim="adamw_torch_fused", report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
         )  # fmt: skip
         data = datasets.Dataset.from_dict({"prompt": texts})
-        trl.GRPOTrainer(model, reward, settings, data, processing_class=tokenizer, callbacks=[InTurn()]).train()
+        with contextlib.redirect_stdout(None):  # its summary
+            trl.GRPOTrainer(model, reward, settings, data, processing_class=tokenizer, callbacks=[InTurn()]).train()
     return [seconds[1:] for seconds in times]
 
 
 # ---------------------------------------------------------------------------------------------------- the claims
 
 
-def rollout():
+def rollout(name, P, G, length, target):
     """Sampling against `generate`. Where completions end at different times, what counts is tokens up to their ends a second."""
-    cases = [(TAUGHT, 32, 16, 6, ">= 5"), (RANDOM, 32, 16, 6, ""), (SMOL, 8, 8, 64, ">= 2.5"), (QWEN, 4, 4, 32, "")]
-    cases += [(RANDOM, 32, 16, length, ">= 1") for length in (16, 64, 128, 256)]  # at any length
-    cases += [(RANDOM, 2, 16, 256, ">= 1"), (SMOL, 2, 4, 256, ">= 1")]
-    for name, P, G, length, target in cases:
-        with skipping(name):
-            model, _, prompts, eos = ours(name)
-            other, prompts = theirs(model), prompts[:P]
-            times = race(
-                lambda: tokens_of(sample(model, prompts, G, length, eos)), lambda: generate(other, prompts, G, length, eos)
-            )
-            faster(f"rollout, {name}, {P} x {G} x {length}; generate", *times, target)
+    model, _, prompts, eos = ours(name)
+    other, prompts = theirs(model), prompts[:P]
+    times = race(lambda: tokens_of(sample(model, prompts, G, length, eos)), lambda: generate(other, prompts, G, length, eos))
+    faster(f"rollout, {name}, {P} x {G} x {length}; generate", *times, target)
 
 
-def layers():
+def layers(name, P, G, length, every):
     """The training pass of layer k against that of all layers; and what the states kept by the rollout save."""
-    for name, P, G, length, every in ((RANDOM, 32, 16, 6, 1), (SMOL, 4, 8, 32, 6)):
-        with skipping(name):
-            model, _, prompts, _ = ours(name)
-            L = model.config.num_hidden_layers
-            kept = {k: sample(model, prompts[:P], G, length, [-1], k) for k in range(0, L, every)}
-            middle = max(k for k in kept if k <= L / 2)
-            bare = {middle: replace(kept[middle], hidden=[], prompt_hidden=[])}
-            contestants = [("full", kept), *((str(k), kept) for k in kept), (str(middle), bare)]
-            full, *single, above = race(*(functools.partial(train_pass, model, *each) for each in contestants))
-            for k, times in zip(kept, single):
-                share(f"training pass, {name}, layer {k} of {L}; all", times, full, f"<= {(L - k) / L + 0.1:.2f}")
-            times = single[list(kept).index(middle)]
-            share(f"training pass, {name}, layer {middle}: states kept; computed again", times, above, "< 1")
+    model, _, prompts, _ = ours(name)
+    L = model.config.num_hidden_layers
+    kept = {k: sample(model, prompts[:P], G, length, [-1], k) for k in range(0, L, every)}
+    middle = max(k for k in kept if k <= L / 2)
+    bare = {middle: replace(kept[middle], hidden=[], prompt_hidden=[])}
+    contestants = [("full", kept), *((str(k), kept) for k in kept), (str(middle), bare)]
+    full, *single, again = race(*(functools.partial(train_pass, model, *contestant) for contestant in contestants))
+    for k, times in zip(kept, single):
+        share(f"training pass, {name}, layer {k} of {L}; all", times, full, f"<= {(L - k) / L + 0.1:.2f}")
+    times = single[list(kept).index(middle)]
+    share(f"training pass, {name}, layer {middle}: states kept; again", times, again, "< 1")
 
 
-def step():
+def step(name, P, G, length):
     """A whole GRPO step of full training against TRL's."""
     if not all(map(importlib.util.find_spec, ("trl", "datasets"))):
         raise Skip("trl is not installed")
-    for name, P, G, length, accumulate in ((TAUGHT, 32, 16, 6, 1), (RANDOM, 32, 16, 6, 1), (SMOL, 4, 8, 64, 2)):
-        with skipping(name):
-            model, texts, prompts, eos = ours(name)
-            our_step = grpo_step(copy.deepcopy(model), prompts[:P], G, length, eos, "full")
-            times = trl_steps(theirs(model), name, texts[:P], G, length, accumulate, our_step)
-            faster(f"GRPO step, full training, {name}, {P} x {G} x {length}; TRL", *times, ">= 3")
+    model, texts, prompts, eos = ours(name)
+    our_step = grpo_step(copy.deepcopy(model), prompts[:P], G, length, eos, "full")
+    times = trl_steps(theirs(model), name, texts[:P], G, length, our_step)
+    faster(f"GRPO step, full, {name}, {P} x {G} x {length}; TRL", *times, ">= 3")
 
 
-def saved():
+def saved(name, P, G, length):
     """What training the middle layer saves of our own whole step: time, and peak memory with the weights but not the libraries."""
-    for name, P, G, length in ((TAUGHT, 32, 16, 6), (SMOL, 4, 8, 64)):
-        with skipping(name):
-            model, _, prompts, eos = ours(name)
-            specs = str(model.config.num_hidden_layers // 2), "full"
-            what = f"GRPO step, {name}, layer {specs[0]}; full"
-            share(f"{what}: time a token", *race(*(grpo_step(model, prompts[:P], G, length, eos, spec) for spec in specs)))
-            del model
-            smaller(f"{what}: peak memory", *(peak(two_steps, name, P, G, length, spec) for spec in specs))
+    model, _, prompts, eos = ours(name)
+    specs = str(model.config.num_hidden_layers // 2), "full"
+    what = f"GRPO step, {name}, layer {specs[0]}; full"
+    share(f"{what}: time a token", *race(*(grpo_step(model, prompts[:P], G, length, eos, spec) for spec in specs)))
+    del model
+    smaller(f"{what}: peak memory", *(peak(two_steps, name, P, G, length, spec) for spec in specs))
 
 
 def two_steps(name, P, G, length, spec):
     model, _, prompts, _ = ours(name)
-    step = grpo_step(model, prompts[:P], G, length, [-1], spec)
-    step(), step()  # in the second, Adam has its state
+    one_step = grpo_step(model, prompts[:P], G, length, [-1], spec)
+    for _ in range(2):  # in the second, Adam has its state
+        one_step()
 
 
 def vocabulary():
-    """Log-probabilities over Qwen's vocabulary: memory goes with the chunk, not with the tokens; and the result with neither."""
+    """Log-probabilities over Qwen's vocabulary: memory goes with the chunk, not with the tokens."""
     what = "log-probabilities, 151,936 words"
     chunked = {N: peak(qwen_logprobs, N, rl.CHUNK) for N in (256, 1024, 4096)}
     for N in (256, 1024):
         smaller(f"{what} x {N}: peak; log_softmax", chunked[N], peak(qwen_logprobs, N, None))
     smaller(f"{what}: 4,096 tokens; 1,024", chunked[4096], chunked[1024], "~ 1")
     smaller(f"{what}: a quarter of the chunk; the chunk", peak(qwen_logprobs, 1024, rl.CHUNK // 4), chunked[1024], "~ 0.25")
-    model = random_model(vocab_size=151936, num_hidden_layers=1)
-    batch, gradients = sample(model, [[1, 2, 3], [4]], 4, 24, [-1]), []
-    for budget in (64, 16384):
-        for part in rl.micro_batches(batch, range(8), budget):
-            rl.score(model, batch, part, 1.0)[0].sum().backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
-        model.zero_grad()
-    apart = (gradients[0] - gradients[1]).norm() / gradients[1].norm()
-    row("  gradient with a token budget of 64; of 16,384: relative difference", "", "", f"{apart:.1e}", "rounding")
 
 
 def qwen_logprobs(N, chunk):
@@ -355,81 +335,74 @@ def qwen_logprobs(N, chunk):
         F.log_softmax((x @ weight.T).float(), dim=-1).gather(1, tokens[:, None]).sum().backward()
 
 
-def growth():
+def growth(size, least):
     """How a step's time grows: each size against half of it, a middle-sized random model, all layers trained."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    base = {"prompts": 8, "length": 32, "num_hidden_layers": 4, "vocab_size": 2048}
 
-    def a_step(prompts, length, **config):
-        model = random_model(hidden_size=256, intermediate_size=768, head_dim=64, **config)
-        step = grpo_step(model, [[1] * 15 + [i + 2] for i in range(prompts)], 8, length, [-1], "full")
-        return lambda: bool(step())  # the time of the step, not of a token
+    def a_step(value):
+        sizes = {"prompts": 8, "length": 32, "num_hidden_layers": 4, "vocab_size": 2048, size: value}
+        prompts, length = [[1] * 15 + [i + 2] for i in range(sizes.pop("prompts"))], sizes.pop("length")
+        one_step = grpo_step(
+            random_model(hidden_size=256, intermediate_size=768, head_dim=64, **sizes), prompts, 8, length, [-1], "full"
+        )
+        return lambda: bool(one_step())  # the time of the step, not of a token
 
-    for size, least in base.items():
-        values = [least, 2 * least, 4 * least]
-        times = race(*(a_step(**{**base, size: value}) for value in values))
-        for i in (1, 2):
-            share(f"GRPO step, {size} {values[i]:,}; {values[i - 1]:,}", times[i], times[i - 1], "<= 2 and a little")
+    times = race(*(a_step(factor * least) for factor in (1, 2, 4)))
+    for i in (1, 2):
+        share(f"GRPO step, {size} {2**i * least:,}; {2**i * least // 2:,}", times[i], times[i - 1], "<= 2 and a little")
 
 
-def machine():
+def machine(name, P, G, length):
     """Arithmetic that counts as part of the model, a second, against a big matrix product; bytes that decoding reads against a copy."""
-    for name, P, G, length in ((SMOL, 8, 8, 64), (QWEN, 4, 4, 32)):
-        with skipping(name):
-            model, _, prompts, _ = ours(name)
-            c, L, prompts = model.config, model.config.num_hidden_layers, prompts[:P]
-            batches = {k: sample(model, prompts, G, length, [-1], k) for k in (0, L // 2)}
-            a, b = torch.randn(2, 2048, 2048, device=DEVICE, dtype=DTYPE)
-            big = torch.randn(2**27, device=DEVICE)
-            product, copying, roll, full, single = race(
-                lambda: bool(len(a @ b)), lambda: bool(len(big.clone())), lambda: bool(sample(model, prompts, G, length, [-1])),
-                lambda: train_pass(model, "full", batches), lambda: train_pass(model, str(L // 2), batches),
-            )  # fmt: skip
-            # FLOPs of one forward pass through a layer and the head, prompts once; the backward pass is as much for what goes
-            # through to the layer below, and again as much for the gradient of weights.
-            seen = sum(len(p) ** 2 / 2 + G * sum(len(p) + t for t in range(length)) for p in prompts)  # pairs of positions
-            weights = 2 * sum(p.numel() for p in model.model.layers[0].parameters())
-            layer = weights * sum(len(p) + G * length for p in prompts) + 4 * seen * c.num_attention_heads * c.head_dim
-            head = 2 * P * G * length * c.vocab_size * c.hidden_size
-            counts = [L * layer + head, 3 * (L * layer + head), (2 * (L - L // 2) + 1) * layer + 2 * head]
-            limits = [2 * 2048**3 / 1e9 / t for t in product]
-            for what, count, times in zip(
-                ("rollout", "training, full", f"training, layer {L // 2}"), counts, (roll, full, single)
-            ):
-                rates = [count / 1e9 / t for t in times]
-                fields = (f"{median(values):.0f} GFLOP/s" for values in (rates, limits))
-                row(f"{what}, {name}; matrix product", *fields, over(rates, limits))
-            size = model.lm_head.weight.element_size()
-            cache = 2 * seen * L * c.num_key_value_heads * c.head_dim * size
-            rates = [(length * sum(p.numel() for p in model.parameters()) * size + cache) / 1e9 / t for t in roll]
-            limits = [2 * big.numel() * 4 / 1e9 / t for t in copying]
-            fields = (f"{median(values):.1f} GB/s" for values in (rates, limits))
-            row(f"rollout, {name}: weights and cache read; copy", *fields, over(rates, limits))
+    model, _, prompts, _ = ours(name)
+    c, L, prompts = model.config, model.config.num_hidden_layers, prompts[:P]
+    batches = {k: sample(model, prompts, G, length, [-1], k) for k in (0, L // 2)}
+    a, b = torch.randn(2, 2048, 2048, device=DEVICE, dtype=DTYPE)
+    big = torch.randn(2**27, device=DEVICE)
+    product, copying, roll, full, single = race(
+        lambda: bool(len(a @ b)), lambda: bool(len(big.clone())), lambda: bool(sample(model, prompts, G, length, [-1])),
+        lambda: train_pass(model, "full", batches), lambda: train_pass(model, str(L // 2), batches),
+    )  # fmt: skip
+    # FLOPs of a forward pass through a layer and through the head, prompts once. A backward pass is as many for the gradient of
+    # the states, and as many again for that of the weights.
+    seen = sum(len(p) ** 2 / 2 + G * sum(len(p) + t for t in range(length)) for p in prompts)  # pairs of positions
+    weights = 2 * sum(p.numel() for p in model.model.layers[0].parameters())
+    layer = weights * sum(len(p) + G * length for p in prompts) + 4 * seen * c.num_attention_heads * c.head_dim
+    head = 2 * P * G * length * c.vocab_size * c.hidden_size
+    counts = {"rollout": L * layer + head, "training, full": 3 * (L * layer + head)}
+    counts[f"training, layer {L // 2}"] = (2 * (L - L // 2) + 1) * layer + 2 * head
+    for (what, count), times in zip(counts.items(), (roll, full, single)):
+        against(f"{what}, {name}; matrix product", "GFLOP/s", count / 1e9, times, 2 * 2048**3 / 1e9, product)
+    size = model.lm_head.weight.element_size()
+    read = length * sum(p.numel() for p in model.parameters()) + 2 * seen * L * c.num_key_value_heads * c.head_dim
+    against(f"rollout, {name}: weights and cache read; copy", "GB/s", read * size / 1e9, roll, 8 * big.numel() / 1e9, copying)
+
+
+def against(what, unit, work, times, most, least_times):
+    """A row of rates: `work` done in each of `times`, against the machine's limit, `most` in `least_times`."""
+    rates, limits = [work / t for t in times], [most / t for t in least_times]
+    row(what, f"{median(rates):.1f} {unit}", f"{median(limits):.1f} {unit}", over(rates, limits))
 
 
 # ---------------------------------------------------------------------------------------------------- the command line
 
-CLAIMS = {claim.__name__: claim for claim in (rollout, layers, step, saved, vocabulary, growth, machine)}
-
-
-class skipping:
-    """Goes on after a Skip, with a row that says why."""
-
-    def __init__(self, what):
-        self.what = what
-
-    def __enter__(self):
-        pass
-
-    def __exit__(self, kind, reason, _):
-        if kind is Skip:
-            print(f"{self.what}: skipped: {reason}", flush=True)
-        return kind is Skip
+CLAIMS = {  # prompts x samples x greatest length; a claim is made for each of its cases
+    rollout: [
+        (TAUGHT, 32, 16, 6, ">= 5"), (RANDOM, 32, 16, 6, ""), (SMOL, 8, 8, 64, ">= 2.5"), (QWEN, 2, 4, 16, ""),
+        *((RANDOM, 32, 16, length, ">= 1") for length in (16, 64, 256)), (RANDOM, 2, 16, 256, ">= 1"),
+    ],
+    layers: [(RANDOM, 32, 16, 6, 1), (SMOL, 4, 8, 32, 10)],
+    step: [(TAUGHT, 32, 16, 6), (RANDOM, 32, 16, 6), (SMOL, 2, 8, 32)],
+    saved: [(TAUGHT, 32, 16, 6), (SMOL, 2, 8, 32)],
+    vocabulary: [()],
+    growth: [("prompts", 8), ("length", 32), ("num_hidden_layers", 4), ("vocab_size", 2048)],
+    machine: [(SMOL, 2, 8, 64)],
+}  # fmt: skip
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", choices=CLAIMS, help="one group of rows")
+    parser.add_argument("--only", choices=[claim.__name__ for claim in CLAIMS], help="one group of rows")
     parser.add_argument("--weights", default=os.environ.get("ONELAYER_WEIGHTS"), help="folder of the real checkpoints")
     parser.add_argument("--base", help="a taught embedded model, such as runs/base of train.py (default: teach one for a minute)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
@@ -441,9 +414,12 @@ def main():
             train.teach_base(base, tasks.arithmetic(), {"task": "math", "seed": 0, "steps": 250, "batch": 256})
         setup(args.device, args.weights, base, args.rounds)
         row("what")
-        for name in [args.only] if args.only else CLAIMS:
-            with skipping(name):
-                CLAIMS[name]()
+        for claim, cases in CLAIMS.items():
+            for case in cases if args.only in (None, claim.__name__) else ():
+                try:
+                    claim(*case)
+                except Skip as reason:
+                    print(f"{claim.__name__}, {', '.join(map(str, case))}: skipped: {reason}", flush=True)
 
 
 if __name__ == "__main__":

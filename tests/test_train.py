@@ -197,18 +197,77 @@ def test_a_damaged_checkpoint_is_named_and_the_run_starts_again(runs, command, c
     assert (runs / "layer-1-seed-0" / "eval.json").exists()
 
 
-def test_four_processes_share_a_sweep_and_one_is_killed(runs, command, tmp_path):
-    other = tmp_path / "other"
-    train.main(command(other, "--layer", "each"))
-    argv = [sys.executable, str(ROOT / "train.py"), *command(runs, "--layer", "each")]
-    quiet = dict(env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    processes = [subprocess.Popen(argv, **quiet) for _ in range(4)]
-    while not list(runs.glob("*/eval.json")):
+@pytest.fixture
+def noting(tmp_path):
+    """train.py, but a process notes its id and the run when it begins one, and with HANG set it then stops in the middle of it.
+
+    Gives that program, and a function that reads the notes.
+    """
+    program, log = tmp_path / "noting.py", tmp_path / "begun"
+    log.touch()
+    program.write_text(f"""if True:
+        import os, sys, time
+        sys.path.insert(0, {str(ROOT)!r})
+        import train
+        run = train.train
+        def noted(model, tokenizer, task, folder, *rest):
+            with open({str(log)!r}, "a") as file:
+                file.write(f"{{os.getpid()}} {{folder.name}}\\n")
+            if "HANG" in os.environ:
+                train.rl.play = lambda *args, **options: time.sleep(1000)
+            run(model, tokenizer, task, folder, *rest)
+        train.train = noted
+        train.main()
+    """)
+    return program, lambda: [(int(pid), name) for pid, name in map(str.split, log.read_text().splitlines())]
+
+
+def begin(*argv, **environment):
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.Popen([sys.executable, *map(str, argv)], env=environment, **quiet)
+
+
+def wait_until(condition):
+    for _ in range(6000):
+        if condition():
+            return
         time.sleep(0.05)
-    processes[0].send_signal(signal.SIGKILL)
-    assert [process.wait(120) for process in processes] == [-9, 0, 0, 0]
-    for pattern in ("*seed*/metrics.jsonl", "*/eval.json", "*/layer.safetensors"):
-        assert files(runs, pattern) == files(other, pattern)
+    raise TimeoutError
+
+
+def same_runs(runs, other):
+    patterns = ("*seed*/metrics.jsonl", "*/eval.json", "*/layer.safetensors")
+    return all(files(runs, pattern) == files(other, pattern) for pattern in patterns)
+
+
+def test_four_processes_share_a_sweep_and_one_is_killed(runs, command, noting, tmp_path):
+    """As tasks of a Slurm array would. The first is killed in the middle of a run: another does that one, and no other comes twice."""
+    train.main(command(tmp_path / "other", "--layer", "each"))
+    program, begun = noting
+    argv = [program, *command(runs, "--layer", "each")]
+    victim = begin(*argv, HANG="1")
+    wait_until(begun)
+    others = [begin(*argv) for _ in range(3)]
+    wait_until(lambda: len(list(runs.glob("*/eval.json"))) == 10)  # all but the one that the first process holds
+    assert len(begun()) == 11
+    victim.kill()
+    assert victim.wait() == -signal.SIGKILL and [process.wait(300) for process in others] == [0, 0, 0]
+    names = [name for pid, name in begun() if pid != victim.pid]
+    assert sorted(names) == sorted(folder.name for folder in runs.glob("*seed*"))
+    assert [name for pid, name in begun() if pid == victim.pid] == names[-1:]
+    assert same_runs(runs, tmp_path / "other")
+
+
+def test_torchrun_shares_a_sweep(runs, command, noting, tmp_path):
+    """Also where --jobs is left out, each of torchrun's processes stays one."""
+    train.main(command(tmp_path / "other", "--layer", "each"))
+    program, begun = noting
+    argv = command(runs, "--layer", "each")
+    del argv[argv.index("--jobs") : argv.index("--jobs") + 2]
+    assert begin("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", program, *argv).wait(300) == 0
+    assert sorted(name for _, name in begun()) == sorted(folder.name for folder in runs.glob("*seed*"))
+    assert len({pid for pid, _ in begun()}) <= 2 and same_runs(runs, tmp_path / "other")
 
 
 def test_find_lr_scores_on_the_validation_panel(runs, command, capsys):
