@@ -452,7 +452,10 @@ class Tokenizer:
 
     def encode(self, texts):
         """What is put to the model, as texts -> prompts as token lists."""
-        return [encoding.ids for encoding in self.tokens.encode_batch([self.prompt(text) for text in texts])]
+        try:
+            return [encoding.ids for encoding in self.tokens.encode_batch([self.prompt(text) for text in texts])]
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise ValueError(f"this model's tokenizer cannot read a prompt of this task ({error})") from None
 
     def decode(self, completions):
         """Completions as token lists -> texts, without special tokens."""

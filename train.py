@@ -267,7 +267,7 @@ def train_steps(model, tokenizer, task, folder, settings, trained, untrained, st
     bar.reset(total=steps)
     points = sorted({round(steps * third / 3) for third in (1, 2, 3)} - {0}) or [0]
     problems = getattr(task, settings["panel"])[: settings["eval_problems"]]
-    faster = layers_of(settings["layer"], settings["num_layers"]) if "boost_lr" in settings else []
+    faster = layers_of(settings["layer"], settings["num_layers"], settings["seed"]) if "boost_lr" in settings else []
     faster = tuple(f"model.layers.{k}." for k in faster)
     factors = [settings["boost_lr"] / settings["lr"] if faster and name.startswith(faster) else 1.0 for name in trained]
     optimizer = rl.Optimizer(trained.values(), factors) if trained else None
@@ -643,6 +643,8 @@ def parse(argv):
         args.task = str(Path(args.task).resolve())
     if args.task.startswith("alfworld:"):  # in which the shell expands no ~
         args.task = f"alfworld:{Path(os.path.expanduser(args.task.removeprefix('alfworld:'))).resolve()}"
+    if args.seeds is None:
+        args.seeds = "0,1,2" if embedded and not args.quick else "0"
     if args.eval_problems is None:
         args.eval_problems = 8 * args.prompts  # a short trial is evaluated shortly
     for name in "steps prompts group max_tokens epochs eval_problems samples jobs token_budget save_every".split():
@@ -657,6 +659,8 @@ def parse(argv):
         fail("--boost-lr goes with --boost SPEC")
     if args.boost and (args.layer != "each" or args.find_lr or args.boost.startswith(("full", "base", "norm", "boost"))):
         fail("--boost names layers, such as 3,5 or top-4, and trains everything: it goes without --layer and --find-lr")
+    if args.boost == "" or args.layer.startswith("boost"):
+        fail("--boost wants the layers that learn faster, such as --boost 3,5")
     for name in ("lr", "boost_lr", "temperature", "clip"):
         if not 0 < getattr(args, name) < float("inf"):
             fail(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be a number above 0")
@@ -669,7 +673,7 @@ def parse(argv):
     if args.device != "cpu" and not (args.device == "cuda" and (args.plan or torch.cuda.is_available())):
         fail(f"--device {args.device} is not there; this machine has cpu" + (" and cuda" if torch.cuda.is_available() else ""))
     try:
-        args.seeds = [int(seed) for seed in (args.seeds or ("0,1,2" if embedded and not args.quick else "0")).split(",")]
+        args.seeds = [int(seed) for seed in args.seeds.split(",")]
         args.find_lr = [float(rate) for rate in args.find_lr.split(",")] if args.find_lr is not None else []
     except ValueError:
         fail("--seeds takes whole numbers and --find-lr numbers, with commas between them")
