@@ -196,7 +196,7 @@ def code():
 
     @functools.cache  # few different programs are written, each many times
     def outputs(program):
-        return run_child([program], [("", f"(f({x}),)", None) for x in HIDDEN], 2.0, 256)
+        return run_child([program], [("", f"(f({x}),)", None) for x in HIDDEN], 60.0, 256)  # no loops, but perhaps a slow machine
 
     def grade(problem, text):
         got, statements = outputs(f"def f(x): {text} ; return x"), problem.answer.split(" ; ")
@@ -322,7 +322,8 @@ def from_file(path, fields=None):
         if not any(math_equal(a, b) for a in p.answer for b in answers.setdefault(p.prompt, p.answer)):
             unfit.setdefault(p.prompt, place)
     if unfit:
-        print(f"left out {len(unfit)} questions with no final answer or two that differ; the first: {next(iter(unfit.values()))}")
+        first = "".join(c if c.isprintable() else "?" for c in next(iter(unfit.values())))  # a file's name steers no terminal
+        print(f"left out {len(unfit)} questions with no final answer or two that differ; the first: {first}")
     once = {p.prompt: p for p in sorted(problems, key=lambda p: str(p.answer)) if p.prompt not in unfit}
     test, validation, train = split(list(once.values()), path)
     return Task(validation, test, in_epochs(train), grade, train=tuple(train))

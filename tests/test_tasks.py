@@ -63,6 +63,13 @@ def written(path, rows):
     return path
 
 
+def test_a_slow_machine_does_not_cost_a_program_its_reward(monkeypatch):
+    monkeypatch.setattr(tasks, "CHILD", "import time; time.sleep(3)\n" + tasks.CHILD)
+    task = tasks.code()
+    problem = task.test[0]
+    assert task.grade(problem, problem.answer) == (1.0, problem.answer)
+
+
 def test_the_split_of_a_file_does_not_depend_on_its_order(tmp_path):
     shuffled = rows()
     random.Random(1).shuffle(shuffled)
@@ -153,6 +160,14 @@ def test_fields_by_name(tmp_path):
             tasks.load_task(str(path), fields=fields)
     with pytest.raises(ValueError, match="--fields"):
         tasks.load_task("math", fields="q,a")
+
+
+def test_a_file_whose_name_holds_control_characters(tmp_path, capsys):
+    file = tmp_path / "\x1b[2J.jsonl"
+    rows = [{"problem": f"Prove {i}.", "solution": f"\\boxed{{{i}}}" if i else "So it is."} for i in range(20)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(tasks.load_task(str(file)).train) == 17
+    assert "left out 1" in (out := capsys.readouterr().out) and out.removesuffix("\n").isprintable()
 
 
 def test_what_has_no_final_answer_is_left_out_and_counted(tmp_path, capsys):
