@@ -418,7 +418,7 @@ class Tokenizer:
         self.chat = self.tokens.token_to_id("<|im_end|>") in self.eos_ids
         template = settings["tokenizer_config"].get("chat_template")
         if (path / "chat_template.jinja").exists():
-            template = (path / "chat_template.jinja").read_text(encoding="utf-8")
+            template = (path / "chat_template.jinja").read_text(encoding="utf-8", errors="replace")
         system = re.search(
             r"<\|im_start\|>system(?:\\n|\n)((?:(?!{{)[^'<])+)<\|im_end\|>", template if isinstance(template, str) else ""
         )
@@ -428,7 +428,7 @@ class Tokenizer:
     def _read(path):
         try:
             value = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError(f"{path}: not valid JSON") from None
         return value if isinstance(value, dict) else {}
 
@@ -437,9 +437,13 @@ class Tokenizer:
         found = set()
         for name in ("generation_config", "config"):
             ids = settings[name].get("eos_token_id")
-            found |= set(ids if isinstance(ids, list) else [ids]) - {None}
+            for i in ids if isinstance(ids, list) else [ids]:
+                if i is not None and not (type(i) is int and 0 <= i < 2**31):
+                    raise ValueError(f"{name}.json: eos_token_id is {ids}; it must be a token's number, or a list of them")
+                found.add(i)
         token = settings["tokenizer_config"].get("eos_token")
-        found.add(self.tokens.token_to_id(token.get("content", "") if isinstance(token, dict) else token or ""))
+        token = token.get("content") if isinstance(token, dict) else token
+        found.add(self.tokens.token_to_id(token) if isinstance(token, str) else None)
         return sorted(found - {None})
 
     def prompt(self, text):

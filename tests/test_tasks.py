@@ -347,6 +347,8 @@ def folder_with(path, **contents):
         ({"config": {"eos_token_id": 2}, "generation_config": {"eos_token_id": [3, 1]}}, [1, 2, 3]),
         ({"tokenizer_config": {"eos_token": "<|im_end|>"}}, [3]),
         ({"tokenizer_config": {"eos_token": {"content": "a"}}, "config": {"eos_token_id": None}}, [1]),
+        ({"tokenizer_config": {"eos_token": 5}, "config": {"eos_token_id": 1}}, [1]),
+        ({"tokenizer_config": {"eos_token": {"content": 5}}, "config": {"eos_token_id": 1}}, [1]),
     ],
 )
 def test_ending_tokens_come_from_three_files(tmp_path, contents, expected):
@@ -369,6 +371,10 @@ def test_a_model_without_chat_endings_gets_the_plain_prompt(real_weights, tmp_pa
         (lambda p: (p / "tokenizer.json").write_text("{"), "tokenizer.json: not a tokenizer"),
         (lambda p: (p / "config.json").write_text("{"), "config.json: not valid JSON"),
         (lambda p: (p / "config.json").write_text("{}"), "no eos_token_id"),
+        (lambda p: (p / "config.json").write_text('{"eos_token_id": "a"}'), "config.json: eos_token_id is a;"),
+        (lambda p: (p / "config.json").write_text('{"eos_token_id": [[1]]}'), "config.json: eos_token_id is"),
+        (lambda p: (p / "config.json").write_text('{"eos_token_id": 1e99}'), "config.json: eos_token_id is"),
+        (lambda p: (p / "generation_config.json").write_text("[" * 100_000), "generation_config.json: not valid JSON"),
     ],
 )
 def test_damaged_tokenizers_are_refused_by_name(tmp_path, damage, message):
