@@ -198,7 +198,7 @@ def code():
 
     @functools.cache  # few different programs are written, each many times
     def outputs(program):
-        return run_child([program], [("", f"(f({x}),)", None) for x in HIDDEN], 2.0, 256)
+        return run_child([program], [("", f"(f({x}),)", None) for x in HIDDEN], 60.0, 256)  # no loops, but perhaps a slow machine
 
     def grade(problem, text):
         got, statements = outputs(f"def f(x): {text} ; return x"), problem.answer.split(" ; ")
@@ -324,7 +324,8 @@ def from_file(path, fields=None):
         if not any(math_equal(a, b) for a in p.answer for b in answers.setdefault(p.prompt, p.answer)):
             unfit.setdefault(p.prompt, place)
     if unfit:
-        print(f"left out {len(unfit)} questions with no final answer or two that differ; the first: {next(iter(unfit.values()))}")
+        first = "".join(c if c.isprintable() else "?" for c in next(iter(unfit.values())))  # a file's name steers no terminal
+        print(f"left out {len(unfit)} questions with no final answer or two that differ; the first: {first}")
     once = {p.prompt: p for p in sorted(problems, key=lambda p: str(p.answer)) if p.prompt not in unfit}
     test, validation, train = split(list(once.values()), path)
     return Task(validation, test, in_epochs(train), grade, train=tuple(train))
@@ -419,7 +420,7 @@ class Tokenizer:
         self.chat = self.tokens.token_to_id("<|im_end|>") in self.eos_ids
         template = settings["tokenizer_config"].get("chat_template")
         if (path / "chat_template.jinja").exists():
-            template = (path / "chat_template.jinja").read_text(encoding="utf-8")
+            template = (path / "chat_template.jinja").read_text(encoding="utf-8", errors="replace")
         system = re.search(
             r"<\|im_start\|>system(?:\\n|\n)((?:(?!{{)[^'<])+)<\|im_end\|>", template if isinstance(template, str) else ""
         )
@@ -429,7 +430,7 @@ class Tokenizer:
     def _read(path):
         try:
             value = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError(f"{path}: not valid JSON") from None
         return value if isinstance(value, dict) else {}
 
@@ -438,9 +439,13 @@ class Tokenizer:
         found = set()
         for name in ("generation_config", "config"):
             ids = settings[name].get("eos_token_id")
-            found |= set(ids if isinstance(ids, list) else [ids]) - {None}
+            for i in ids if isinstance(ids, list) else [ids]:
+                if i is not None and not (type(i) is int and 0 <= i < 2**31):
+                    raise ValueError(f"{name}.json: eos_token_id is {ids}; it must be a token's number, or a list of them")
+                found.add(i)
         token = settings["tokenizer_config"].get("eos_token")
-        found.add(self.tokens.token_to_id(token.get("content", "") if isinstance(token, dict) else token or ""))
+        token = token.get("content") if isinstance(token, dict) else token
+        found.add(self.tokens.token_to_id(token) if isinstance(token, str) else None)
         return sorted(found - {None})
 
     def prompt(self, text):
@@ -454,7 +459,10 @@ class Tokenizer:
 
     def encode(self, texts):
         """What is put to the model, as texts -> prompts as token lists."""
-        return [encoding.ids for encoding in self.tokens.encode_batch([self.prompt(text) for text in texts])]
+        try:
+            return [encoding.ids for encoding in self.tokens.encode_batch([self.prompt(text) for text in texts])]
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise ValueError(f"this model's tokenizer cannot read a prompt of this task ({error})") from None
 
     def decode(self, completions):
         """Completions as token lists -> texts, without special tokens."""
@@ -502,9 +510,13 @@ def extract_answer(text: str) -> str | None:
 
 _UNICODE = str.maketrans({
     "−": "-", "–": "-", "π": r"\pi ", "√": r"\sqrt ", "∞": r"\infty ", "∪": r"\cup ", "±": r"\pm ", "×": "*", "·": "*", "÷": "/",
-    "≤": r"\le ", "≥": r"\ge ", "°": "", "²": "^2", "³": "^3",
+    "≤": r"\le ", "≥": r"\ge ", "²": "^2", "³": "^3",
 })  # fmt: skip
-_TEXT = r"\\(?:text|textbf|textrm|textit|mbox|mathrm|mathbf) ?\{([^{}]*)\}"
+_TEXT = r"\\(?:text|textbf|textrm|textit|mbox|mathrm|mathbf) ?\{%s([^{}]*)\}"
+# Words after a number that are no units: they change its value.
+_NO_UNIT = r"(?! ?(?:hundred|thousand|[mbtr]+illion|dozen|hal[fv]|third|quarter|squared|cubed|factorial|[aApP]\.?[mM]\b))"
+_DEGREE = re.compile(r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})|\\degree(?![A-Za-z])|°")  # a unit and goes, but ...
+_TRIG = re.compile("(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")  # ... sin 30° is not sin 30
 _REWRITES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -513,7 +525,8 @@ _REWRITES = [
         (r"(?:\\[;: ]|\\q?quad(?![A-Za-z])|~|\s)+", " "),
         (r"\\(?:left|right|displaystyle|[bB]igg?[lr]?)(?![A-Za-z])", ""),
         (r"\\[dtc]frac", r"\\frac"),
-        (r"\\(le|ge|ne)q(?![A-Za-z])", r"\\\1"),
+        (r"\\(le|ge|ne)q(?:slant)?(?![A-Za-z])", r"\\\1"),
+        (r"\\varnothing(?![A-Za-z])|\\\{ ?\\\}", r"\\emptyset "),
         (r"\\frac ?([0-9])", r"\\frac{\1}"),
         (r"(\\frac ?\{[^{}]*\}) ?([0-9])", r"\1{\2}"),  # \frac12
         (r"(?<![0-9.,^_])([0-9]+)(?: ?\\frac ?\{([0-9]+)\} ?\{([0-9]+)\}| ([0-9]+)/([0-9]+))", r"{\1+\2\4/\3\5}"),  # 1\frac12
@@ -524,17 +537,17 @@ _REWRITES = [
         (r"\\end ?\{[pb]matrix\}", ">"),
         (r"&", ","),
         (r"\\cup(?![A-Za-z])", ","),  # a union lists its parts, in any order
-        # Degree, dollar and percent signs are units and go. So 50\% is 50, as for the MATH dataset's own grader, and is not 0.5.
-        (r"\^ ?(?:\\circ(?![A-Za-z])|\{ ?\\circ ?\})|\\degree|\\?[$%]|\\[()\[\]]", ""),
+        # Dollar and percent signs are units and go. So 50\% is 50, as for the MATH dataset's own grader, and is not 0.5.
+        (r"\\?[$%]|\\[()\[\]]", ""),
         (r"(?<![\\A-Za-z])(sqrt|pi|infty|(?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln)(?![A-Za-z])", r"\\\1 "),
         (r"\\text ?\{,? ?(?:and|or) ?\}|,? (?:and|or) ", ", "),
         # Units after a number: 5\text{ cm}^2, 18 dollars, 5 cm. A word needs its space, or 6xyz would be 6.
         (
-            rf"(?:(?<=[0-9}})])|(?<=\\pi))(?: ?{_TEXT}| (?!hundred|thousand|[mbtr]+illion|dozen)[A-Za-z]{{3,}}"
+            rf"(?:(?<=[0-9}})])|(?<=\\pi))(?: ?{_TEXT % _NO_UNIT}| {_NO_UNIT}[A-Za-z]{{3,}}"
             r"| ?(?:[cmk]m|kg|in|ft|lb|oz)(?![A-Za-z]))+(?: ?\^ ?(?:[23]|\{[23]\}))?",
-            "",
+            " ",  # 5 feet 3 inches are not 53
         ),
-        (_TEXT, r" \1 "),
+        (_TEXT % "", r" \1 "),
         (r"_ ?\{([0-9A-Za-z]+)\}", r"_\1"),
     )
 ]
@@ -542,18 +555,18 @@ _REWRITES = [
 
 def _clean(text):
     """One spelling for what can be spelled in many ways."""
-    text = text.translate(_UNICODE)
+    text = _DEGREE.sub(r" \\degree " if _TRIG.search(text) else "", text.translate(_UNICODE))
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     if not re.search(r"[(\[<]|\\\{", text):  # 1,234 is one number, but (100,200) is a point
         text = re.sub(rf"(?<![0-9,.]){_DIGITS}(?!,?[0-9])", lambda match: match[0].replace(",", ""), text)
-    text = re.sub(r" *([^0-9A-Za-z ]) *", r"\1", text).strip().rstrip(".")
+    text = re.sub(r" *([^0-9A-Za-z ]) *| +", lambda match: match[1] or " ", text).strip().rstrip(".")
     return re.sub(r"^\(([A-Za-z])\)$", r"\1", text)  # choice (C)
 
 
 _TOKEN = re.compile(r"[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3}(?![0-9]))?|\.[0-9]+|\\[A-Za-z]+|[A-Za-z]{4,}|\\?[^ ]")
 _STOP = "", ",", ";", "+", "-", r"\pm", r"\mp", ")", "]", "}", r"\}", ">"
-_CONSTANTS = {r"\pi": math.pi, "e": math.e, "i": 1j, r"\infty": math.inf}
+_CONSTANTS = {r"\pi": math.pi, r"\degree": math.pi / 180, "e": math.e, "i": 1j, r"\infty": math.inf}
 _GREEK = r"\alpha", r"\beta", r"\gamma", r"\theta", r"\lambda", r"\mu", r"\phi", r"\varphi", r"\omega"
 _FUNCTIONS = {
     r"\sin": cmath.sin, r"\cos": cmath.cos, r"\tan": cmath.tan, r"\log": cmath.log10, r"\ln": cmath.log,
@@ -634,6 +647,8 @@ def _value(text, prime, sign=1):
         if token in _FUNCTIONS:
             base = Fraction(tokens.pop()) if follows("_") else None  # \log_2 8
             exponent = factor() if follows("^") else 1  # \sin^2 x
+            if exponent == -1:  # \sin^{-1} is not 1 / \sin
+                raise ValueError("an inverse function")
             argument = atom() if tokens[-1] in ("(", "{") else factor()
             while tokens[-1].isalnum() or tokens[-1] in (*_GREEK, *_CONSTANTS):  # \sin 2x, yet not \sin(2)(x)
                 argument = _number(argument * factor())

@@ -274,7 +274,7 @@ def train_steps(model, tokenizer, task, folder, settings, trained, untrained, st
     bar.reset(total=steps)
     points = sorted({round(steps * third / 3) for third in (1, 2, 3)} - {0}) or [0]
     problems = panel_of(task, settings)
-    faster = layers_of(settings["layer"], settings["num_layers"]) if "boost_lr" in settings else []
+    faster = layers_of(settings["layer"], settings["num_layers"], settings["seed"]) if "boost_lr" in settings else []
     faster = tuple(f"model.layers.{k}." for k in faster)
     factors = [settings["boost_lr"] / settings["lr"] if faster and name.startswith(faster) else 1.0 for name in trained]
     optimizer = rl.Optimizer(trained.values(), factors) if trained else None
@@ -334,9 +334,7 @@ def train_steps(model, tokenizer, task, folder, settings, trained, untrained, st
         part = name.split(".")[2] if ".layers." in name else name
         change[part] = change.get(part, 0.0) + (master.detach() - untrained[name].float()).square().sum().item()
     change = {part: squares**0.5 for part, squares in change.items()}
-    elsewhere = {
-        name: evaluate(model, tokenizer, other, panel_of(other, settings), settings) for name, other in task.also
-    }
+    elsewhere = {name: evaluate(model, tokenizer, other, panel_of(other, settings), settings) for name, other in task.also}
     counts = [sum(p.numel() for p in parameters) for parameters in (trained.values(), model.parameters())]
     write_json(folder / "eval.json", {
         "panel": settings["panel"], "step": points[-1], **last, "before": path, "also": elsewhere, "change": change,
@@ -756,6 +754,8 @@ def parse(argv):
     args.also = [
         str(Path(name).resolve()) if name.endswith((".json", ".jsonl")) else name for name in (args.also or "").split(",") if name
     ]
+    if args.seeds is None:
+        args.seeds = "0,1,2" if embedded and not args.quick else "0"
     if args.eval_problems is None:
         args.eval_problems = 8 * args.prompts  # a short trial is evaluated shortly
     for name in "steps prompts group max_tokens epochs eval_problems samples jobs token_budget save_every".split():
@@ -770,6 +770,8 @@ def parse(argv):
         fail("--boost-lr goes with --boost SPEC")
     if args.boost and (args.layer != "each" or args.find_lr or args.boost.startswith(("full", "base", "norm", "boost"))):
         fail("--boost names layers, such as 3,5 or top-4, and trains everything: it goes without --layer and --find-lr")
+    if args.boost == "" or args.layer.startswith("boost"):
+        fail("--boost wants the layers that learn faster, such as --boost 3,5")
     for name in ("lr", "boost_lr", "temperature", "clip"):
         if not 0 < getattr(args, name) < float("inf"):
             fail(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be a number above 0")
@@ -782,7 +784,7 @@ def parse(argv):
     if args.device != "cpu" and not (args.device == "cuda" and (args.plan or torch.cuda.is_available())):
         fail(f"--device {args.device} is not there; this machine has cpu" + (" and cuda" if torch.cuda.is_available() else ""))
     try:
-        args.seeds = [int(seed) for seed in (args.seeds or ("0,1,2" if embedded and not args.quick else "0")).split(",")]
+        args.seeds = [int(seed) for seed in args.seeds.split(",")]
         args.find_lr = [float(rate) for rate in args.find_lr.split(",")] if args.find_lr is not None else []
     except ValueError:
         fail("--seeds takes whole numbers and --find-lr numbers, with commas between them")

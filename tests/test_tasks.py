@@ -63,6 +63,13 @@ def written(path, rows):
     return path
 
 
+def test_a_slow_machine_does_not_cost_a_program_its_reward(monkeypatch):
+    monkeypatch.setattr(tasks, "CHILD", "import time; time.sleep(3)\n" + tasks.CHILD)
+    task = tasks.code()
+    problem = task.test[0]
+    assert task.grade(problem, problem.answer) == (1.0, problem.answer)
+
+
 def test_the_split_of_a_file_does_not_depend_on_its_order(tmp_path):
     shuffled = rows()
     random.Random(1).shuffle(shuffled)
@@ -153,6 +160,14 @@ def test_fields_by_name(tmp_path):
             tasks.load_task(str(path), fields=fields)
     with pytest.raises(ValueError, match="--fields"):
         tasks.load_task("math", fields="q,a")
+
+
+def test_a_file_whose_name_holds_control_characters(tmp_path, capsys):
+    file = tmp_path / "\x1b[2J.jsonl"
+    rows = [{"problem": f"Prove {i}.", "solution": f"\\boxed{{{i}}}" if i else "So it is."} for i in range(20)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(tasks.load_task(str(file)).train) == 17
+    assert "left out 1" in (out := capsys.readouterr().out) and out.removesuffix("\n").isprintable()
 
 
 def test_what_has_no_final_answer_is_left_out_and_counted(tmp_path, capsys):
@@ -332,6 +347,8 @@ def folder_with(path, **contents):
         ({"config": {"eos_token_id": 2}, "generation_config": {"eos_token_id": [3, 1]}}, [1, 2, 3]),
         ({"tokenizer_config": {"eos_token": "<|im_end|>"}}, [3]),
         ({"tokenizer_config": {"eos_token": {"content": "a"}}, "config": {"eos_token_id": None}}, [1]),
+        ({"tokenizer_config": {"eos_token": 5}, "config": {"eos_token_id": 1}}, [1]),
+        ({"tokenizer_config": {"eos_token": {"content": 5}}, "config": {"eos_token_id": 1}}, [1]),
     ],
 )
 def test_ending_tokens_come_from_three_files(tmp_path, contents, expected):
@@ -354,6 +371,10 @@ def test_a_model_without_chat_endings_gets_the_plain_prompt(real_weights, tmp_pa
         (lambda p: (p / "tokenizer.json").write_text("{"), "tokenizer.json: not a tokenizer"),
         (lambda p: (p / "config.json").write_text("{"), "config.json: not valid JSON"),
         (lambda p: (p / "config.json").write_text("{}"), "no eos_token_id"),
+        (lambda p: (p / "config.json").write_text('{"eos_token_id": "a"}'), "config.json: eos_token_id is a;"),
+        (lambda p: (p / "config.json").write_text('{"eos_token_id": [[1]]}'), "config.json: eos_token_id is"),
+        (lambda p: (p / "config.json").write_text('{"eos_token_id": 1e99}'), "config.json: eos_token_id is"),
+        (lambda p: (p / "generation_config.json").write_text("[" * 100_000), "generation_config.json: not valid JSON"),
     ],
 )
 def test_damaged_tokenizers_are_refused_by_name(tmp_path, damage, message):

@@ -396,6 +396,18 @@ def test_search_halves_the_layers_and_doubles_the_steps(runs, command, monkeypat
     assert changed == {path: path.stat().st_mtime_ns for path in runs.glob("search-*/*/eval.json")} and len(changed) == 14
 
 
+def test_random_boosted_layers_are_those_of_the_seed(runs, command, monkeypatch):
+    made, boosted = train.rl.Optimizer, set()
+
+    def watched(parameters, factors):
+        boosted.add(tuple(factors))
+        return made(parameters, factors)
+
+    monkeypatch.setattr(train.rl, "Optimizer", watched)
+    train.main(command(runs, "--boost", "random-3", "--seeds", "0,1", "--steps", "1"))
+    assert len(boosted) == 2
+
+
 @pytest.mark.parametrize(
     "spec, layers",
     [
@@ -441,7 +453,7 @@ REFUSED = [
     (["--task", "math"], "--task math"), (["--merge", "x"], "--out"), (["--out", "x"], "--merge"), (["--merge", "x", "--out", "y", "--plan"], "--plan"),
     (["--merge", "nowhere", "--out", "y"], "nowhere"), (["--algo", ""], "--algo"), (["--layer", "top-0"], "--layer"), (["--layer", "top-4"], "first run --layer each"),
     (["--also", "nowhere.jsonl"], "nowhere.jsonl"), (["--also", "sums"], "sums"), (["--also", "sub"], "--task sub"),
-    (["--steps", "1e3"], "--steps"), (["--epochs", "-1"], "--epochs"), (["--jobs", "-1"], "--jobs"), (["--max-tokens", "-1"], "--max-tokens"),
+    (["--steps", "1e3"], "--steps"), (["--seeds", ""], "--seeds"), (["--boost", ""], "--boost"), (["--layer", "boost-3"], "--boost 3,5"), (["--epochs", "-1"], "--epochs"), (["--jobs", "-1"], "--jobs"), (["--max-tokens", "-1"], "--max-tokens"),
 ]  # fmt: skip
 
 
@@ -457,6 +469,14 @@ def test_a_damaged_checkpoint_of_the_model_is_refused_in_one_line(runs, command,
     weights.write_bytes(weights.read_bytes()[:-100])
     assert "model.safetensors: not a whole" in refused(capsys, *command(runs), "--model", str(tmp_path / "model"))
     assert "--task" in refused(capsys, "--model", str(tmp_path / "model"), "--runs", str(runs))
+    assert not list(runs.rglob("*"))
+
+
+def test_a_tokenizer_that_cannot_read_the_task_is_refused_in_one_line(runs, given, tmp_path, capsys):
+    """The embedded tokenizer knows no English and has no token for what it does not know."""
+    (tmp_path / "task.jsonl").write_text("".join(json.dumps({"question": f"Add {i}.", "answer": "1"}) + "\n" for i in range(20)))
+    argv = "--model", str(given[1]), "--task", str(tmp_path / "task.jsonl"), "--runs", str(runs), "--device", "cpu"
+    assert "cannot read a prompt" in refused(capsys, *argv)
     assert not list(runs.rglob("*"))
 
 
