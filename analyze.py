@@ -445,7 +445,8 @@ def voting(runs, rows, draws, layers):
         answers = [by[name, seed][problem] for name in names]
         if len(names) == 1:
             return vote(answers[0][:k])
-        return np.mean([vote("".join(column)) for column in zip(*answers)])  # the first of each, the second of each, ...
+        # Evaluation draws the same random numbers for every model, so each gives a sample of another number.
+        return np.mean([vote([a[(j + i) % samples] for i, a in enumerate(answers)]) for j in range(samples)])
 
     table = np.array([[[one(names, seed, i) for i in range(n)] for seed in seeds] for names in voters.values()])
     single = np.array([[[np.mean([by[name, seed][i].count("*") / samples for name in names]) for i in range(n)] for seed in seeds]

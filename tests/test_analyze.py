@@ -312,10 +312,10 @@ def test_voting_by_hand(tmp_path, capsys):
     rows = [line.split("  ") for line in lines[1:5]]
     rows = [[cell.strip() for cell in row if cell.strip()] for row in rows]
     # Base: 7 wins; 5 and the right 3 draw. Full: right; 4 wins. Layer 1, the best: right; three draw.
-    # Of layers 1, 0, 2: samples 1, 9, 1 and 4, 5, 4; then 1, 1, 9 and 5, 4, 5; then 8, 1, 9 and 3, 5, 5.
+    # Of layers 1, 0, 2, samples of other numbers: 1, 1, 9 and 4, 4, 5; then 1, 1, 1 and 5, 5, 4; then 8, 9, 9 and 3, 5, 5.
     assert [row[0] for row in rows] == ["3 of base", "3 of full", "3 of layer 1", "1 each of layers 1, 0, 2"]
     assert [float(row[1]) for row in rows] == pytest.approx([1 / 6, 3 / 6, 3 / 6, 6 / 18], abs=1e-3)
-    assert [float(row[2]) for row in rows] == pytest.approx([0.25, 0.5, 4 / 6, (1 + 1 + 1 / 3) / 6], abs=1e-3)
+    assert [float(row[2]) for row in rows] == pytest.approx([0.25, 0.5, 4 / 6, (1 + 1) / 6], abs=1e-3)
     assert lines[5].endswith("these layers: 0.33; by lot 0.44.")
 
 

@@ -646,7 +646,9 @@ def test_mbpp_reference_solutions(workers):
     rows = [json.loads(line) for line in text.splitlines()]
     start = time.monotonic()
     with ThreadPoolExecutor(workers) as pool:
-        results = list(pool.map(lambda row: run_tests(row["code"], row["test_list"], setup=row["test_setup_code"]), rows))
+        results = list(
+            pool.map(lambda row: run_tests(row["code"], row["test_list"], setup=row["test_setup_code"], timeout=20), rows)
+        )
     print(f"\nMBPP: {len(rows) / (time.monotonic() - start):.0f} programs/s with {workers} thread(s)")
     failed = {row["task_id"]: result for row, result in zip(rows, results) if result != (len(row["test_list"]),) * 2}
     assert failed.keys() == FAILING_REFERENCES.keys(), failed
