@@ -53,28 +53,22 @@ class Skip(Exception):
 # ---------------------------------------------------------------------------------------------------- the table
 
 
-def row(what, ours="ours", theirs="theirs", ratio="ratio", target="target"):
-    ratio = ratio if isinstance(ratio, str) else f"{ratio:.2f}"
+def row(what, ours, theirs, unit, target=""):
+    """A row of the table, from figures of each round: medians, and the median of the rounds' ratios."""
+    shown = (f"{median(figures):,.{0 if median(figures) >= 100 else 1}f} {unit}" for figures in (ours, theirs))
+    line(what, *shown, f"{median(a / b for a, b in zip(ours, theirs)):.2f}", target)
+
+
+def line(what, ours, theirs, ratio, target):
     print(f"{what:<68} | {ours:>13} | {theirs:>13} | {ratio:>7} | {target}", flush=True)
 
 
-def faster(what, mine, their, target=""):
-    """A row of tokens a second, from seconds a token: how many times as fast."""
-    row(what, *(f"{1 / median(times):,.0f} tok/s" for times in (mine, their)), over(their, mine), target)
+def rates(work, times):
+    return [work / seconds for seconds in times]
 
 
-def share(what, part, whole, target=""):
-    """A row of times: which part of the whole."""
-    row(what, *(f"{1000 * median(times):.4g} ms" for times in (part, whole)), over(part, whole), target)
-
-
-def smaller(what, part, whole, target=""):
-    """A row of MB: which part of the whole."""
-    row(what, f"{part:.0f} MB", f"{whole:.0f} MB", part / whole, target)
-
-
-def over(numerators, denominators):
-    return median(a / b for a, b in zip(numerators, denominators))
+def ms(times):
+    return [1000 * seconds for seconds in times]
 
 
 def race(*contestants):
@@ -97,7 +91,7 @@ def synchronize():
 
 
 def peak(measured, *arguments):
-    """MB that `measured` needs beyond what its process held when it began, in a fresh process: the peak never falls back."""
+    """[MB] that `measured` needs beyond what its process held when it began; in a fresh process, as a peak never falls back."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(growth_of, (measured, arguments, (DEVICE, WEIGHTS, BASE, ROUNDS), torch.get_num_threads()))
 
@@ -108,7 +102,7 @@ def growth_of(measured, arguments, settings, threads):
     torch.ones(64, 64, device=DEVICE) @ torch.ones(64, 64, device=DEVICE)
     before = high_water()
     measured(*arguments)
-    return high_water() - before
+    return [high_water() - before]
 
 
 def high_water():
@@ -270,7 +264,7 @@ def rollout(name, P, G, length, target):
     model, _, prompts, eos = ours(name)
     other, prompts = theirs(model), prompts[:P]
     times = race(lambda: tokens_of(sample(model, prompts, G, length, eos)), lambda: generate(other, prompts, G, length, eos))
-    faster(f"rollout, {name}, {P} x {G} x {length}; generate", *times, target)
+    row(f"rollout, {name}, {P} x {G} x {length}; generate", *(rates(1, t) for t in times), "tok/s", target)
 
 
 def layers(name, P, G, length, every):
@@ -283,9 +277,9 @@ def layers(name, P, G, length, every):
     contestants = [("full", kept), *((str(k), kept) for k in kept), (str(middle), bare)]
     full, *single, again = race(*(functools.partial(train_pass, model, *contestant) for contestant in contestants))
     for k, times in zip(kept, single):
-        share(f"training pass, {name}, layer {k} of {L}; all", times, full, f"<= {(L - k) / L + 0.1:.2f}")
+        row(f"training pass, {name}, layer {k} of {L}; all", ms(times), ms(full), "ms", f"<= {(L - k) / L + 0.1:.2f}")
     times = single[list(kept).index(middle)]
-    share(f"training pass, {name}, layer {middle}: states kept; again", times, again, "< 1")
+    row(f"training pass, {name}, layer {middle}: states kept; computed again", ms(times), ms(again), "ms", "< 1")
 
 
 def step(name, P, G, length):
@@ -295,7 +289,7 @@ def step(name, P, G, length):
     model, texts, prompts, eos = ours(name)
     our_step = grpo_step(copy.deepcopy(model), prompts[:P], G, length, eos, "full")
     times = trl_steps(theirs(model), name, texts[:P], G, length, our_step)
-    faster(f"GRPO step, full, {name}, {P} x {G} x {length}; TRL", *times, ">= 3")
+    row(f"GRPO step, full, {name}, {P} x {G} x {length}; TRL", *(rates(1, t) for t in times), "tok/s", ">= 3")
 
 
 def saved(name, P, G, length):
@@ -303,9 +297,10 @@ def saved(name, P, G, length):
     model, _, prompts, eos = ours(name)
     specs = str(model.config.num_hidden_layers // 2), "full"
     what = f"GRPO step, {name}, layer {specs[0]}; full"
-    share(f"{what}: time a token", *race(*(grpo_step(model, prompts[:P], G, length, eos, spec) for spec in specs)))
+    times = race(*(grpo_step(model, prompts[:P], G, length, eos, spec) for spec in specs))
+    row(f"{what}: time a token", *map(ms, times), "ms")
     del model
-    smaller(f"{what}: peak memory", *(peak(two_steps, name, P, G, length, spec) for spec in specs))
+    row(f"{what}: peak memory", *(peak(two_steps, name, P, G, length, spec) for spec in specs), "MB")
 
 
 def two_steps(name, P, G, length, spec):
@@ -316,13 +311,16 @@ def two_steps(name, P, G, length, spec):
 
 
 def vocabulary():
-    """Log-probabilities over Qwen's vocabulary: memory goes with the chunk, not with the tokens."""
+    """Log-probabilities over Qwen's vocabulary: memory goes with the chunk, not with the tokens. Beyond that of one token."""
+    least = peak(qwen_logprobs, 1, rl.CHUNK)[0]
+    chunk, more_tokens, twice, plain = (
+        [peak(qwen_logprobs, N, chunk)[0] - least]
+        for N, chunk in ((1024, rl.CHUNK), (4096, rl.CHUNK), (1024, 2 * rl.CHUNK), (1024, None))
+    )
     what = "log-probabilities, 151,936 words"
-    chunked = {N: peak(qwen_logprobs, N, rl.CHUNK) for N in (256, 1024, 4096)}
-    for N in (256, 1024):
-        smaller(f"{what} x {N}: peak; log_softmax", chunked[N], peak(qwen_logprobs, N, None))
-    smaller(f"{what}: 4,096 tokens; 1,024", chunked[4096], chunked[1024], "~ 1")
-    smaller(f"{what}: a quarter of the chunk; the chunk", peak(qwen_logprobs, 1024, rl.CHUNK // 4), chunked[1024], "~ 0.25")
+    row(f"{what} x 1,024: peak; log_softmax", chunk, plain, "MB")
+    row(f"{what}: 4,096 tokens; 1,024", more_tokens, chunk, "MB", "~ 1")
+    row(f"{what}: twice the chunk; the chunk", twice, chunk, "MB", "~ 2")
 
 
 def qwen_logprobs(N, chunk):
@@ -349,7 +347,8 @@ def growth(size, least):
 
     times = race(*(a_step(factor * least) for factor in (1, 2, 4)))
     for i in (1, 2):
-        share(f"GRPO step, {size} {2**i * least:,}; {2**i * least // 2:,}", times[i], times[i - 1], "<= 2 and a little")
+        what = f"GRPO step, {size} {2**i * least:,}; {2**i * least // 2:,}"
+        row(what, ms(times[i]), ms(times[i - 1]), "ms", "<= 2 and a little")
 
 
 def machine(name, P, G, length):
@@ -372,16 +371,12 @@ def machine(name, P, G, length):
     counts = {"rollout": L * layer + head, "training, full": 3 * (L * layer + head)}
     counts[f"training, layer {L // 2}"] = (2 * (L - L // 2) + 1) * layer + 2 * head
     for (what, count), times in zip(counts.items(), (roll, full, single)):
-        against(f"{what}, {name}; matrix product", "GFLOP/s", count / 1e9, times, 2 * 2048**3 / 1e9, product)
+        what = f"{what}, {name}; matrix product"
+        row(what, rates(count / 1e9, times), rates(2 * 2048**3 / 1e9, product), "GFLOP/s")
     size = model.lm_head.weight.element_size()
     read = length * sum(p.numel() for p in model.parameters()) + 2 * seen * L * c.num_key_value_heads * c.head_dim
-    against(f"rollout, {name}: weights and cache read; copy", "GB/s", read * size / 1e9, roll, 8 * big.numel() / 1e9, copying)
-
-
-def against(what, unit, work, times, most, least_times):
-    """A row of rates: `work` done in each of `times`, against the machine's limit, `most` in `least_times`."""
-    rates, limits = [work / t for t in times], [most / t for t in least_times]
-    row(what, f"{median(rates):.1f} {unit}", f"{median(limits):.1f} {unit}", over(rates, limits))
+    what = f"rollout, {name}: weights and cache read; copy"
+    row(what, rates(read * size / 1e9, roll), rates(8 * big.numel() / 1e9, copying), "GB/s")
 
 
 # ---------------------------------------------------------------------------------------------------- the command line
@@ -413,7 +408,7 @@ def main():
         if not args.base:
             train.teach_base(base, tasks.arithmetic(), {"task": "math", "seed": 0, "steps": 250, "batch": 256})
         setup(args.device, args.weights, base, args.rounds)
-        row("what")
+        line("what", "ours", "theirs", "ratio", "target")
         for claim, cases in CLAIMS.items():
             for case in cases if args.only in (None, claim.__name__) else ():
                 try:
