@@ -59,7 +59,8 @@ def read_runs(folder):
                 notes.append(f"{path.name} was made with {name} = {this.get(name)!r}, not {settings.get(name)!r}")
                 continue
             found = json.loads((path / "eval.json").read_text(encoding="utf-8"))
-            run = {name: found[name] for name in ("right", "greedy", "samples", "length", "truncated", "before")}
+            run = {name: found[name] for name in ("right", "greedy", "samples", "length", "truncated")}
+            run["before"] = {point: {"right": there["right"]} for point, there in found["before"].items()}
             run |= {name: found[name] for name in ("change", "trained", "parameters") if name in found}
             if found.get("also"):
                 run["also"] = {
@@ -125,7 +126,7 @@ def checked(run, settings, others):
         "seed": isinstance(run["seed"], int) and all((run["layer"], run["seed"]) != (o["layer"], o["seed"]) for o in others),
         "samples": 0 < run["samples"] < 10,
         "right": n > 0 and all(len(o["right"]) == n and set(o["right"]) <= set(digits) for o in outcomes + others),
-        "greedy": all(len(o["greedy"]) == n and set(o["greedy"]) <= {"0", "1"} for o in outcomes),
+        "greedy": len(run["greedy"]) == n and set(run["greedy"]) <= {"0", "1"},
         "before": all(re.fullmatch("[0-9]{1,9}", point) for point in run["before"]),
         "length": 0 <= run["length"] < 1e9,
         "truncated": 0 <= run["truncated"] <= 1,
@@ -553,7 +554,9 @@ def format_pairs(pairs):
 
 
 def format_table(rows):
-    """The table as text, one line a row."""
+    """The table as text, one line a row; pairs of layers are left to `additivity` where that has all it needs."""
+    names = {row["layer"] for row in rows}
+    rows = [row for row in rows if row["layer"].count(",") != 1 or not {"base", "full", *row["layer"].split(",")} <= names]
 
     def number(value, digits):
         return "-" if value is None else f"{round(value, digits) + 0:.{digits}f}"  # + 0: no -0.00
@@ -746,4 +749,7 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BrokenPipeError:  # as of `| head`; the files are written
+        sys.stderr.close()

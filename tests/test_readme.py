@@ -1,9 +1,10 @@
 """The README against the recorded runs it speaks of."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import analyze
@@ -11,21 +12,38 @@ import train
 
 ROOT = Path(analyze.__file__).parent
 RECORDS = sorted(path.parent.name for path in ROOT.glob("tests/recorded/*/contribution.json"))
+README = (ROOT / "README.md").read_text()
+WORDS = " ".join(README.split())
+BLOCKS = re.findall(r"<!-- python analyze\.py (.*?) \| (.*?) -->\n```\n(.*?)\n```", README, re.DOTALL)
 
 
-@pytest.mark.parametrize("name", RECORDS)
-def test_the_record_gives_the_files_that_lie_beside_it(tmp_path, capsys, name):
-    analyze.main([str(ROOT / "tests/recorded" / name), "--out", str(tmp_path)])
-    for file in ("contribution.csv", "contribution.svg", "contribution.json"):
-        assert (tmp_path / file).read_text() == (ROOT / "tests/recorded" / name / file).read_text()
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    """What `python analyze.py tests/recorded --out tests/recorded` prints, and the folder that it writes to instead."""
+    out, capture = tmp_path_factory.mktemp("record"), pytest.MonkeyPatch()
+    printed = []
+    capture.setattr("builtins.print", lambda *values, **_: printed.append(" ".join(map(str, values))))
+    analyze.main([str(ROOT / "tests/recorded"), "--out", str(out)])
+    capture.undo()
+    return "\n".join(printed), out
 
 
-def test_the_readme_shows_the_recorded_table_and_what_it_says():
+def test_the_record_gives_the_files_that_lie_beside_it(record):
+    files = {path.relative_to(record[1]) for path in record[1].rglob("*") if path.is_file()}
+    assert len(files) == 3 * len(RECORDS) + 2 and {Path("math/contribution.csv"), Path("curves.svg")} <= files
+    for file in files:
+        assert (record[1] / file).read_text() == (ROOT / "tests/recorded" / file).read_text(), file
+
+
+@pytest.mark.parametrize("command, title, block", BLOCKS, ids=[title for _, title, _ in BLOCKS])
+def test_every_table_is_what_its_command_prints(record, command, title, block):
+    assert shlex.split(command) == ["tests/recorded", "--out", "tests/recorded"]
+    assert block in record[0]
+
+
+def test_what_is_said_of_the_first_table():
     settings, runs, _ = analyze.read_runs(ROOT / "tests/recorded/math")
-    rows, draws, layers = analyze.summarize(settings, runs)
-    readme = (ROOT / "README.md").read_text()
-    assert analyze.format_table(rows) in readme
-    assert analyze.findings(settings, rows, draws, layers) in " ".join(readme.split())
+    assert len(BLOCKS) > 8 and analyze.findings(settings, *analyze.summarize(settings, runs)) in WORDS
 
 
 DOMAINS = {"math": "grpo", "code": "dr_grpo", "household": "gigpo"}
@@ -39,39 +57,23 @@ def test_the_records_are_of_the_default_settings(task):
         assert settings[name] == train.EMBEDDED[task][name]
 
 
-def sweep(name):
-    settings, runs, _ = analyze.read_runs(ROOT / "tests/recorded" / name)
-    return settings, *analyze.summarize(settings, runs)
-
-
-def test_the_three_domains_stand_in_the_readme_side_by_side():
-    sweeps, readme = {name: sweep(name) for name in DOMAINS}, (ROOT / "README.md").read_text()
-    assert analyze.format_curves(sweeps) in readme
-    assert analyze.format_pairs(analyze.compare(sweeps)) in readme
-    assert analyze.draw_curves(sweeps) == (ROOT / "tests/recorded/curves.svg").read_text()
-
-
 def test_gigpo_against_grpo_in_the_readme():
-    readme = (ROOT / "README.md").read_text()
     for name, label in (("household", "`gigpo`"), ("household-grpo", "`grpo`")):
-        _, rows, *_ = sweep(name)
-        full = next(row for row in rows if row["layer"] == "full")
-        runs = [run for run in analyze.read_runs(ROOT / "tests/recorded" / name)[1] if run["layer"] == "full"]
-        right = {run["seed"]: sum(map(int, run["right"])) / run["samples"] / len(run["right"]) for run in runs}
-        cells = [label, *(f"{right[seed]:.3f}" for seed in (0, 1, 2)), f"{full['score']:.3f} ± {full['score_se']:.3f}"]
-        assert f"| {' | '.join(cells)} | {full['greedy']:.3f} |" in readme
-
-
-def test_the_rank_correlations_between_the_records():
-    """Spearman's rho between the contribution curves, as the README states them."""
-
-    def ranks(name):
         settings, runs, _ = analyze.read_runs(ROOT / "tests/recorded" / name)
-        values = [row["contribution"] for row in analyze.summarize(settings, runs)[0] if row["layer"].isdecimal()]
-        return np.argsort(np.argsort(values))
+        full = next(row for row in analyze.summarize(settings, runs)[0] if row["layer"] == "full")
+        right = {
+            run["seed"]: sum(map(int, run["right"])) / run["samples"] / len(run["right"])
+            for run in runs
+            if run["layer"] == "full"
+        }
+        cells = [label, *(f"{right[seed]:.3f}" for seed in (0, 1, 2)), f"{full['score']:.3f} ± {full['score_se']:.3f}"]
+        assert f"| {' | '.join(cells)} | {full['greedy']:.3f} |" in README
 
-    main, rate, steps = map(ranks, ("math", "math-rate-1e-3", "math-400-steps"))
-    stated = (
-        f"{np.corrcoef(main, rate)[0, 1]:.2f} with the sweep at twice the rate, {np.corrcoef(main, steps)[0, 1]:.2f} with that"
-    )
-    assert stated.replace("0.", ".") in (ROOT / "README.md").read_text()
+
+def test_the_exercises_name_functions_and_tests_that_are_there():
+    for name, tests, chosen in re.findall(r"\| `(\w+\.\w+)`.*?pytest -q (tests/\w+\.py) -k \"(.*?)\"", README):
+        module, function = name.split(".")
+        assert re.search(rf"^def {function}\(", (ROOT / f"{module}.py").read_text(), re.MULTILINE)
+        found = re.findall(r"^def (test_\w+)", (ROOT / tests).read_text(), re.MULTILINE)
+        assert all(any(part in test for test in found) for part in chosen.split(" or "))
+    assert README.count("python -m pytest -q tests/test_rl.py -k") == 4
