@@ -267,7 +267,7 @@ def findings(settings, rows, draws, layers):
     else:
         text += "No layer exceeds full training beyond its interval"
     text += f"; not distinguishable from it: {'layer ' + ', '.join(level) if level else 'none'}."
-    ended = [row["score"] / (1 - row["truncated"]) if row["truncated"] < 1 else 0.0 for row in (base, full)]
+    ended = [min(row["score"] / (1 - row["truncated"]), 1.0) if row["truncated"] < 1 else 0.0 for row in (base, full)]
     if full["truncated"] < base["truncated"] - 0.02:
         in_time = (ended[0] * (1 - full["truncated"]) - base["score"]) / (full["score"] - base["score"])
         text += f" Full training cut answers short less often, {full['truncated']:.0%} instead of {base['truncated']:.0%}, which explains "
@@ -521,19 +521,13 @@ def align(lines):
 
 
 def format_curves(sweeps):
-    """Several sweeps side by side as text: scores of base and full training, C(k) [95 % interval] of all else."""
-    names = {row["layer"]: None for _, rows, *_ in sweeps.values() for row in rows}  # in order, once
+    """Several sweeps side by side as text: scores of base and full training, C(k) of all else. Intervals: each sweep's table."""
+    names = {row["layer"]: None for _, rows, *_ in sweeps.values() for row in rows if "," not in row["layer"]}  # in order, once
     lines = [["", *sweeps]]
     for name in sorted(names, key=lambda name: (name.isdecimal(), int(name) if name.isdecimal() else 0)):
-        cells = []
-        for _, rows, *_ in sweeps.values():
-            row = next((row for row in rows if row["layer"] == name), {"score": None, "contribution": None})
-            if name in ("base", "full"):
-                cells.append("-" if row["score"] is None else f"{row['score']:.3f} ± {row['score_se']:.3f}")
-            else:
-                c = row["contribution"]
-                cells.append("-" if c is None else f"{c:.2f} [{row['low']:.2f}, {row['high']:.2f}]")
-        lines.append([f"S {name}" if name in ("base", "full") else f"C {name}", *cells])
+        part, digits = ("score", 3) if name in ("base", "full") else ("contribution", 2)
+        found = [next((row[part] for row in rows if row["layer"] == name), None) for _, rows, *_ in sweeps.values()]
+        lines.append([f"S {name}" if digits == 3 else f"C {name}", *("-" if v is None else f"{v:.{digits}f}" for v in found)])
     return align(lines)
 
 
@@ -616,7 +610,7 @@ def panel(left, width, title, ticks, curves, level=None):
     if level is not None:
         y = at(0, level)[1]
         svg += [line(left, y, right, y, "#777", 1.2, "2 4"), text(right - 70, y - 5, "final norm only", "end", "#777", small)]
-    key = left + 4
+    key, below = left + 4, 386
     for label, color, stroke, dash, points in curves:
         path = " ".join("{:.1f},{:.1f}".format(*at(depth, value)) for depth, value, *_ in points)
         svg += [f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{stroke}" stroke-dasharray="{dash}"/>']
@@ -624,14 +618,16 @@ def panel(left, width, title, ticks, curves, level=None):
             x, y = at(depth, value)
             svg += [line(x, at(0, low)[1], x, at(0, high)[1], color, 1.6)] if low is not None else []
             svg += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{3.2 if stroke > 2 else 2.2}" fill="{color}"/>']
-        svg += [line(key, 386, key + 24, 386, color, stroke, dash), text(key + 30, 390, label, "start")]
+        if key > left + 4 and key + 30 + 6.8 * len(label) > left + width:
+            key, below = left + 4, below + 18
+        svg += [line(key, below, key + 24, below, color, stroke, dash), text(key + 30, below + 4, label, "start")]
         key += 50 + 6.8 * len(label)
     return svg
 
 
 def picture(*panels):
-    size = 'viewBox="0 0 880 404" font-family="Helvetica, Arial, sans-serif" font-size="13"'
-    head = [f'<svg xmlns="http://www.w3.org/2000/svg" {size}>', '<rect width="880" height="404" fill="white"/>']
+    size = 'viewBox="0 0 880 420" font-family="Helvetica, Arial, sans-serif" font-size="13"'
+    head = [f'<svg xmlns="http://www.w3.org/2000/svg" {size}>', '<rect width="880" height="420" fill="white"/>']
     return "\n".join([*head, *sum(panels, []), "</svg>"]) + "\n"
 
 
@@ -663,10 +659,11 @@ def draw_curve(rows, settings):
 
 def draw_curves(sweeps):
     """The curves of several sweeps, name -> (settings, rows, ...), in one picture over relative depth."""
-    colors = ["#1f5fa8", "#c0392b", "#2e8b57", "#8e44ad", "#d68910", "#555555"]
+    colors = ["#1f5fa8", "#c0392b", "#2e8b57", "#8e44ad", "#d68910", "#555555", "#17a2b8", "#b5651d"]
     curves = [
-        (name, colors[i % len(colors)], 2.5, "" if i < len(colors) else "5 4", curve(rows, settings))
-        for i, (name, (settings, rows, *_)) in enumerate(sweeps.items())
+        (name, colors[i % len(colors)], 2.5, "" if i < len(colors) else "5 4", points)
+        for i, (name, points) in enumerate((name, curve(rows, settings)) for name, (settings, rows, *_) in sweeps.items())
+        if points
     ]
     ticks = [(quarter / 4, "") for quarter in range(5)]
     return picture(panel(52, 810, "Layer contribution C(k)", ticks, curves))

@@ -184,7 +184,7 @@ def layers_of(spec, num_layers, seed=0):
         return sorted(map(int, parts))
     raise ValueError(
         f"--layer {spec}: this model has layers 0 to {num_layers - 1}; it must be one of them, several such as 3,5 without "
-        "repeats, full, norm, base, mid-K, random-K or top-K with K from 1 to the number of layers, each, pairs, probe or search"
+        "repeats, full, norm, base, mid-K, random-K or top-K with K from 1 to the number of layers, each, pairs, probe, search or auto"
     )
 
 
@@ -690,7 +690,7 @@ def parse(argv):
         "--layer",
         default="each",
         metavar="SPEC",
-        help="5 | 3,5 | full | norm | base | mid-4 | top-4 | random-4 | each (default) | pairs | probe | search",
+        help="5 | 3,5 | full | norm | base | mid-4 | top-4 | random-4 | each (default) | pairs | probe | search | auto",
     )
     add("--boost", metavar="SPEC", help="train everything, these layers (3,5 | mid-4 | top-4 | ...) at the rate --boost-lr")
     add("--boost-lr", type=float, help="their learning rate (default: twice --lr, as in the paper)")
@@ -823,7 +823,7 @@ def runs_of(args, config, root):
     L = config.num_hidden_layers
     each = list(map(str, range(L)))
     several = {"each": ["base", "full", "norm", *each], "pairs": list(map(",".join, itertools.combinations(each, 2)))}
-    several |= {"probe": ["full"], "search": each}
+    several |= {"probe": ["full"], "search": each, "auto": each}
     specs = several.get(args.layer) or [resolved(args.layer, root, L)]
     if args.boost:
         specs = [f"boost-{resolved(args.boost, root, L)}"]
@@ -873,15 +873,18 @@ def report_rates(runs):
 
 def report(root, name, found):
     """Print what `probe` or `search` found, and leave it in `root` for analyze.py."""
-    if not PARENT:
-        root.mkdir(parents=True, exist_ok=True)
-        write_json(root / f"{name}.json", found)
-        print(
-            "\n".join(
-                f"{key:16}" + (" ".join(f"{v:10.3g}" for v in value) if name == "probe" else str(value))
-                for key, value in found.items()
-            )
-        )
+    if PARENT:
+        return
+    root.mkdir(parents=True, exist_ok=True)
+    write_json(root / f"{name}.json", found)
+    if name == "probe":
+        for statistic, values in found.items():
+            print(f"{statistic:16}" + " ".join(f"{value:9.3g}" for value in values))
+        return
+    for r in found["rounds"]:
+        best = sorted(r["scores"].items(), key=lambda item: -item[1])
+        print(f"{r['steps']} steps: " + ", ".join(f"layer {layer} {score:.3f}" for layer, score in best))
+    print(f"found: layer {found['layer']}")
 
 
 def main(argv=None):
@@ -941,8 +944,13 @@ def main(argv=None):
         command = [sys.executable, __file__, *(sys.argv[1:] if argv is None else argv), "--jobs", "1"]
         environment = {**os.environ, "ONELAYER_PARENT": str(os.getpid()), "OMP_NUM_THREADS": str(threads)}
         with helping(command, environment, max(0, min(jobs, sum(not is_done(folder) for folder in runs)) - 1)):
-            if args.layer == "search":
-                return report(root, "search", search(args, config, root, run_all))
+            if args.layer in ("search", "auto"):
+                found = search(args, config, root, run_all)
+                report(root, "search", found)
+                if args.layer == "search":
+                    return
+                args.layer = str(found["layer"])
+                runs = runs_of(args, config, root)
             run_all(runs)
         if args.find_lr:
             report_rates(runs)

@@ -392,7 +392,8 @@ def test_search_halves_the_layers_and_doubles_the_steps(runs, command, monkeypat
     last = found["rounds"][-1]["scores"]
     assert last[str(found["layer"])] == max(last.values())
     changed = {path: path.stat().st_mtime_ns for path in runs.glob("search-*/*/eval.json")}
-    train.main(command(runs, "--layer", "search", "--steps", "8", "--lr", "1e-2"))  # all is done: nothing is done again
+    train.main(command(runs, "--layer", "auto", "--steps", "8", "--lr", "1e-2"))  # nothing is done again but the layer found
+    assert [path.parent.name for path in runs.glob("layer-*/eval.json")] == [f"layer-{found['layer']}-seed-0"]
     assert changed == {path: path.stat().st_mtime_ns for path in runs.glob("search-*/*/eval.json")} and len(changed) == 14
 
 
