@@ -940,11 +940,13 @@ def main(argv=None):
                 sys.exit(1 if PARENT else "\n".join(failed))
 
         if args.layer == "probe":
-            return report(root, "probe", probe(model, tokenizer, task, *runs.values()))
+            return report(root, "probe", probe(model, tokenizer, task, next(iter(runs.values()))))  # the first seed's problems
         command = [sys.executable, __file__, *(sys.argv[1:] if argv is None else argv), "--jobs", "1"]
         environment = {**os.environ, "ONELAYER_PARENT": str(os.getpid()), "OMP_NUM_THREADS": str(threads)}
-        with helping(command, environment, max(0, min(jobs, sum(not is_done(folder) for folder in runs)) - 1)):
-            if args.layer in ("search", "auto"):
+        searches = args.layer in ("search", "auto")  # in folders of their own, whatever is done in this one
+        left = jobs if searches else sum(not is_done(folder) for folder in runs)
+        with helping(command, environment, max(0, min(jobs, left) - 1)):
+            if searches:
                 found = search(args, config, root, run_all)
                 report(root, "search", found)
                 if args.layer == "search":

@@ -355,6 +355,14 @@ def test_the_probe_sees_the_gradient_of_a_training_step(command, given, runs, mo
     assert found["middle"] == [-3.5, -2.5, -1.5, -0.5, -0.5, -1.5, -2.5, -3.5]
 
 
+def test_the_probe_is_of_the_first_seed(command, runs):
+    found = {}
+    for seeds in ("0", "0,1"):
+        train.main(command(runs, "--layer", "probe", "--seeds", seeds))
+        found[seeds] = json.loads((runs / "probe.json").read_text())
+    assert found["0"] == found["0,1"] and len(found["0"]["signal_to_noise"]) == 8 and not list(runs.glob("*-seed-*"))
+
+
 def test_signal_to_noise_is_that_between_prompts(given, command, runs, monkeypatch):
     """Four prompts, the gradients of their groups one by one: the squared mean over the variance of the mean."""
     train.main(command(runs, "--layer", "full", "--steps", "1", "--group", "16"))
