@@ -302,7 +302,7 @@ def correlate(a, b, seed=0):
     """
     rng, found = np.random.default_rng(seed), {}
     shuffled = rng.permuted(np.tile(a[0], (10000, 1)), axis=1)
-    drawn = b[1][rng.permutation(len(b[1]))]  # the draws of two sweeps have nothing to do with each other
+    drawn = b[1][rng.permutation(len(b[1]))]  # each by itself, also where they share problems: wider, if anything
     for name, of in (("spearman", ranks), ("pearson", np.asarray)):
         rho = pearson(of(a[0]), of(b[0]))
         p = (1 + (np.abs(pearson(of(shuffled), of(b[0]))) >= np.abs(rho) - 1e-12).sum()) / (1 + len(shuffled))
@@ -392,6 +392,8 @@ def elsewhere(runs, rows, draws, layers):
         return ""
     runs = [run for run in runs if set(run.get("also", {})) == set(domains)]
     layers = [layer for layer in layers if any(run["layer"] == layer for run in runs)]
+    if layers[:2] != ["base", "full"]:
+        return ""
     found = [bootstrap(outcomes(runs, layers, domain=domain)) for domain in (None, *domains)]
     scores, draws = (np.mean(values, axis=0) for values in zip(*found))
     c, row_of = contribution(scores, scores[0], scores[1]), {row["layer"]: row for row in rows}

@@ -287,6 +287,12 @@ def test_other_domains_by_hand(tmp_path, capsys):
     )
 
 
+def test_other_domains_want_full_training_scored_there_too(tmp_path, capsys):
+    also = {layer: {"x": {"right": "4400", "samples": 4}} for layer in ("base", "0", "1", "2")}
+    scores = {"base": 0.0, "full": 1.0, "0": 0.5, "1": 0.25, "2": 0.0}
+    assert "Other domains" not in report(write_layers(tmp_path, scores, also=also), capsys)
+
+
 @pytest.mark.parametrize(
     "ballots, earned",
     [("*", 1), ("A", 0), ("-", 0), ("--*", 1), ("*AB", 1 / 3), ("**A", 1), ("AA*", 0), ("AA**", 1 / 2), ("AB--", 0), ("", 0)],
