@@ -298,7 +298,7 @@ def saved(name, P, G, length):
     specs = str(model.config.num_hidden_layers // 2), "full"
     what = f"GRPO step, {name}, layer {specs[0]}; full"
     times = race(*(grpo_step(model, prompts[:P], G, length, eos, spec) for spec in specs))
-    row(f"{what}: time a token", *map(ms, times), "ms")
+    row(f"{what}: time a token", *([1e6 * seconds for seconds in t] for t in times), "µs")
     del model
     row(f"{what}: peak memory", *(peak(two_steps, name, P, G, length, spec) for spec in specs), "MB")
 
