@@ -237,13 +237,18 @@ def clean(value):
     return None if not np.isfinite(value) else round(float(value), 4)
 
 
+def gained(layers, draws):
+    """Whether full training took the score beyond the base's by more than the interval; else C(k) means nothing."""
+    return {"base", "full"} <= set(layers) and interval(draws[:, [1]] - draws[:, [0]])[0][0] > 0
+
+
 def findings(settings, rows, draws, layers):
     """What the curve shows, in sentences: peak, ends, and whether a layer reaches full training. draws (draws, rows): scores."""
     singles = [row for row in rows if row["layer"].isdecimal()]
     if not {"base", "full"} <= set(layers):
         return f"C(k) needs the runs base and full; there are {', '.join(layers)}."
     base, full = rows[0], rows[1]
-    if interval(draws[:, [1]] - draws[:, [0]])[0][0] <= 0:
+    if not gained(layers, draws):
         text = f"Full training took the score from {base['score']:.3f} to {full['score']:.3f}, no gain beyond the interval: "
         return text + "there is nothing that a layer could have a share of, and C(k) means nothing here."
     draws = contribution(draws, draws[:, [0]], draws[:, [1]])
@@ -320,8 +325,8 @@ def single_curve(sweep):
 
 
 def compare(sweeps):
-    """One dict for every pair of sweeps (name -> (settings, rows, draws, layers)) that measured the same layers."""
-    pairs, names = [], [name for name, (_, rows, _, layers) in sweeps.items() if {"base", "full"} <= set(layers)]
+    """One dict for every pair of sweeps (name -> (settings, rows, draws, layers)) that gained and measured the same layers."""
+    pairs, names = [], [name for name, (_, _, draws, layers) in sweeps.items() if gained(layers, draws)]
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
             (*a, layers), (*b, others) = single_curve(sweeps[one]), single_curve(sweeps[other])
@@ -397,26 +402,19 @@ def elsewhere(runs, rows, draws, layers):
     found = [bootstrap(outcomes(runs, layers, domain=domain)) for domain in (None, *domains)]
     scores, draws = (np.mean(values, axis=0) for values in zip(*found))
     c, row_of = contribution(scores, scores[0], scores[1]), {row["layer"]: row for row in rows}
-    lines = [
-        [
-            "layer",
-            "S trained on",
-            *(f"S {Path(domain).name}" for domain in domains),
-            "S of all",
-            "C(k)",
-            "C_all(k) [95 % interval]",
-        ]
-    ]
+    names = [f"S {Path(domain).name}" for domain in domains]
+    lines = [["layer", "S trained on", *names, "S of all", "C(k)", "C_all(k) [95 % interval]"]]
     for i, layer in enumerate(layers):
         own = row_of[layer]["contribution"]
         lines.append([
             layer, *(f"{domain[0][i]:.3f}" for domain in found), f"{scores[i]:.3f}", f"{own:.2f}", with_interval(c[i], shares(draws)[:, i]),
         ])  # fmt: skip
-    a, b = (single_curve((None, rows, d, layers))[:2] for rows, d in (
-        ([row_of[layer] for layer in layers], found[0][1]),
-        ([{"layer": layer, "contribution": value} for layer, value in zip(layers, c)], draws),
-    ))  # fmt: skip
-    return align(lines) + f"\nPearson of C(k) with C_all(k): {format_correlation(correlate(a, b), 'pearson')}."
+    of_all = [{"layer": layer, "contribution": value} for layer, value in zip(layers, c)]
+    *one, singles = single_curve((None, [row_of[layer] for layer in layers], found[0][1], layers))
+    *all_of_them, _ = single_curve((None, of_all, draws, layers))
+    if len(singles) < 3:
+        return align(lines)
+    return align(lines) + f"\nPearson of C(k) with C_all(k): {format_correlation(correlate(one, all_of_them), 'pearson')}."
 
 
 def vote(ballots):
@@ -501,7 +499,7 @@ def guesses(settings, found, rows, draws, layers):
 
 def studies(settings, runs, found, rows, draws, layers):
     """The tables of this section for which the runs are there: title -> text."""
-    if not {"base", "full"} <= set(layers) or rows[0]["score"] == rows[1]["score"]:
+    if not gained(layers, draws):
         return {}
     texts = {
         "Two layers together": additivity,
@@ -737,8 +735,8 @@ def main(argv=None):
         for part, path in parts.items():
             part.replace(path)
     except (ValueError, OSError) as error:
-        for path in files:
-            path.with_name(f"{path.name}.part").unlink(missing_ok=True)
+        for part in filter(Path.is_file, (path.with_name(f"{path.name}.part") for path in files)):
+            part.unlink()
         fail(error)
     for name, blocks in texts.items():
         print("\n\n".join([f"{name}\n{'-' * len(name)}"] * (len(texts) > 1) + blocks) + "\n")

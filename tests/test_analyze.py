@@ -302,7 +302,7 @@ def test_a_vote_by_hand(ballots, earned):
 
 
 def test_voting_by_hand(tmp_path, capsys):
-    """Two problems, three samples, one seed. What is voted on are answers, written by each run in other words and order."""
+    """Two problems, twenty times over, three samples, one seed. What is voted on are answers, written by each run in other words and order."""
     solved = {"base": ["000", "001"], "full": ["110", "100"], "0": ["011", "000"], "1": ["110", "001"], "2": ["100", "000"]}
     answers = {"base": [["7", "7", "8"], [None, "5", "3"]], "full": [["1", "1.0", "9"], ["3", "4", "4"]],
                "0": [["9", "1", "1"], ["5", "4", "5"]], "1": [["1", "1", "8"], ["4", "5", "3"]],
@@ -312,8 +312,10 @@ def test_voting_by_hand(tmp_path, capsys):
             "right": "".join(str(s.count("1")) for s in solved[layer]),
             "greedy": {"0": "10", "1": "01", "2": "11"}.get(layer, "11"),
         }
-        path = write_run(tmp_path, layer, 0, found["right"], found["greedy"], samples=3) / "eval.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "solved": solved[layer], "answers": answers[layer]}))
+        path = write_run(tmp_path, layer, 0, 20 * found["right"], 20 * found["greedy"], samples=3) / "eval.json"
+        path.write_text(
+            json.dumps({**json.loads(path.read_text()), "solved": 20 * solved[layer], "answers": 20 * answers[layer]})
+        )
     lines = report(tmp_path, capsys)["Voting"]
     rows = [line.split("  ") for line in lines[1:5]]
     rows = [[cell.strip() for cell in row if cell.strip()] for row in rows]
