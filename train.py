@@ -3,6 +3,7 @@
     python train.py --layer each          base, full training, each layer alone and the final norm alone, three seeds
     python train.py --layer 5             layer 5 alone, and nothing else
     python train.py --layer full --find-lr 2e-4,5e-4,1e-3     which rate is best for full training, on the validation panel
+    python train.py --layer search        which layer seems best, for about a third of what the sweep costs
 
 Read it from the bottom: `main` checks the settings, `sweep` goes through the runs, `train` is one run from start to end,
 `evaluate` scores a model, `teach_base` makes the embedded model. A run is a folder under --runs:
