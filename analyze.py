@@ -122,6 +122,7 @@ def checked(run, settings, others):
     outcomes = [run, *run["before"].values()]
     fine = {
         "num_layers": isinstance(L, int) and 0 < L < 10_000,
+        "steps": isinstance(settings["steps"], int) and settings["steps"] >= 0,
         "layer": re.fullmatch("[a-z0-9,-]+", run["layer"]) and not (run["layer"].isdecimal() and int(run["layer"]) >= L),
         "seed": isinstance(run["seed"], int) and all((run["layer"], run["seed"]) != (o["layer"], o["seed"]) for o in others),
         "samples": 0 < run["samples"] < 10,
@@ -180,11 +181,12 @@ def bootstrap(table, draws=DRAWS, seed=0):
     """Scores (rows,) of a table (rows, seeds, problems), and `draws` resampled ones (draws, rows)."""
     rng = np.random.default_rng(seed)
     rows, seeds, problems = table.shape
-    weights = rng.multinomial(problems, np.full(problems, 1 / problems), size=draws) / problems  # (draws, problems)
-    scores = np.einsum("dp,rsp->drs", weights, table, optimize=True)  # (draws, rows, seeds)
-    drawn = rng.integers(0, seeds, size=(draws, 1, seeds))
-    with np.errstate(invalid="ignore"):
-        return mean(table.mean(2)), mean(np.take_along_axis(scores, np.broadcast_to(drawn, scores.shape), axis=2))
+    drawn = rng.integers(0, seeds, size=(draws, 1, seeds))  # first: the same seeds for panels of any size
+    weights = [np.bincount(chosen, minlength=problems) for chosen in rng.integers(0, problems, size=(draws, problems))]
+    sums = np.einsum("dp,rsp->drs", np.array(weights, dtype=float), table, optimize=True)  # (draws, rows, seeds)
+    sums = np.take_along_axis(sums, np.broadcast_to(drawn, sums.shape), axis=2)
+    # Rounded, so that equal scores are equal in whatever order a processor adds.
+    return np.round(mean(table.sum(2)) / problems, 12), np.round(mean(sums) / problems, 12)
 
 
 def mean(values):
@@ -223,7 +225,7 @@ def summarize(settings, runs):
             "layer": layer, "score": score[i], "score_se": se, "contribution": c(score)[i], "low": low[i],
             "high": high[i], "greedy": greedy[i], "greedy_contribution": c(greedy)[i], "greedy_low": greedy_low[i],
             "greedy_high": greedy_high[i], "trains": mine[0]["trained"] / mine[0]["parameters"] if "trained" in mine[0] else np.nan,
-            "length": np.mean([run["length"] for run in mine]),
+            "steps": 0 if layer == "base" else settings["steps"], "length": np.mean([run["length"] for run in mine]),
             "truncated": np.mean([run["truncated"] for run in mine]), "seeds": len(mine),
             **{f"contribution_step_{point}": c(values)[i] for point, values in zip(points, early)},
         })  # fmt: skip
@@ -272,11 +274,16 @@ def findings(settings, rows, draws, layers):
     else:
         text += "No layer exceeds full training beyond its interval"
     text += f"; not distinguishable from it: {'layer ' + ', '.join(level) if level else 'none'}."
-    ended = [min(row["score"] / (1 - row["truncated"]), 1.0) if row["truncated"] < 1 else 0.0 for row in (base, full)]
-    if full["truncated"] < base["truncated"] - 0.02:
-        in_time = (ended[0] * (1 - full["truncated"]) - base["score"]) / (full["score"] - base["score"])
-        text += f" Full training cut answers short less often, {full['truncated']:.0%} instead of {base['truncated']:.0%}, which explains "
-        text += f"{min(in_time, 1):.0%} of its gain: of the answers that came to an end {ended[1]:.0%} are right, before it {ended[0]:.0%}."
+    ended = min(base["score"] / (1 - base["truncated"]), 1.0) if base["truncated"] < 1 else 0.0  # right of those that ended
+    in_time = []
+    for row in [full, *singles]:
+        if row["truncated"] < base["truncated"] - 0.02 and row["score"] > base["score"]:
+            part = min((ended * (1 - row["truncated"]) - base["score"]) / (row["score"] - base["score"]), 1.0)
+            name = "full training" if row is full else f"layer {row['layer']}"
+            in_time.append(f"{name} {part:.0%} ({row['truncated']:.0%} cut)")
+    if in_time:
+        text += f" Fewer answers are cut short than the base's {base['truncated']:.0%}. If those that end were right as often as the "
+        text += f"base's, {ended:.0%}, that alone would give so much of the gain: {', '.join(in_time)}."
     if max(row["seeds"] for row in singles) == 1:
         text += " One seed only: how much of this another seed would change, these intervals cannot tell."
     return text
@@ -492,7 +499,7 @@ def guesses(settings, found, rows, draws, layers):
         agreement = correlate((c, drawn), (values, np.tile(values, (len(drawn), 1))))
         pick, best = values.argmax(), c.argmax()
         text, p = format_correlation(agreement, "spearman").rsplit(", p = ", 1)
-        regret = with_interval(c[best] - c[pick], drawn[:, best] - drawn[:, pick])
+        regret = with_interval(c[best] - c[pick], drawn.max(1) - drawn[:, pick])  # each draw has a best layer of its own
         lines.append([name, text, p, singles[pick], f"{c[pick]:.2f}", regret, f"{cost:.1%}"])
     return align(lines) if len(lines) > 1 else ""
 
@@ -557,7 +564,7 @@ def format_table(rows):
 
     steps = [name for name in rows[0] if name.startswith("contribution_step_")]
     head = ["layer", "S sampled ± s.e.", "C(k) [95 % interval]", "S greedy", "C greedy"]
-    lines = [head + [f"C at step {name.rsplit('_', 1)[1]}" for name in steps] + ["trains", "length", "truncated", "seeds"]]
+    lines = [head + [f"C at step {name.rsplit('_', 1)[1]}" for name in steps] + ["trains", "steps", "length", "truncated", "seeds"]]
     for row in rows:
         c = "-"
         if row["layer"] not in ("base", "full") and row["contribution"] is not None:
@@ -565,7 +572,7 @@ def format_table(rows):
         cells = [row["layer"], f"{row['score']:.3f} ± {row['score_se']:.3f}", c, number(row["greedy"], 3)]
         cells += [number(row[name], 2) for name in ("greedy_contribution", *steps)]
         trains = "-" if row["trains"] is None else f"{row['trains']:.1%}"
-        lines.append([*cells, trains, number(row["length"], 1), f"{row['truncated']:.1%}", str(row["seeds"])])
+        lines.append([*cells, trains, str(row["steps"]), number(row["length"], 1), f"{row['truncated']:.1%}", str(row["seeds"])])
     return align(lines)
 
 

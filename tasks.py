@@ -95,17 +95,18 @@ def show_addition(rng, a, b):
     return total[::-1] if habit == "reversed" else total
 
 
-def arithmetic(asked="add"):
+def arithmetic(asked="add", short=False):
     """The embedded task: "add 1234 0567 =" -> "01801", taught by writers of whom most have a bad habit.
 
     The base sees four skills, three of them always right. Additions come from a mixture of writers, so it learns to add and
     also to err, and cannot know whom to imitate. RL on additions alone has to select: the part of reinforcement learning
     after pretraining that a tiny model can show in seconds. Numbers are zero-padded: every answer is DIGITS + 1 digits long.
-    Another skill may be `asked` for, to see what RL on additions did to it.
+    Another skill may be `asked` for, to see what RL on additions did to it. `short`: another set to train on, for the same
+    base and panels: numbers of one digit to four, each as often as the next.
     """
 
-    def problem(rng, skill=asked):
-        a, b = rng.randrange(10**DIGITS), rng.randrange(10**DIGITS)
+    def problem(rng, skill=asked, short=False):
+        a, b = (rng.randrange(10 ** (rng.randint(1, DIGITS) if short else DIGITS)) for _ in "ab")
         return Problem(f"{skill} {a:0{DIGITS}} {b:0{DIGITS}} =", f"{SKILLS[skill](a, b):0{DIGITS + 1}}"), a, b
 
     def panel(name, n):
@@ -118,7 +119,7 @@ def arithmetic(asked="add"):
     def draw(seed, step, n):
         rng, problems = random.Random(f"arithmetic train {seed} {step}"), []
         while len(problems) < n:
-            new = problem(rng)[0]
+            new = problem(rng, short=short)[0]
             problems += [new] if new.prompt not in held_out else []
         return problems
 
@@ -262,9 +263,9 @@ def read_text(row, place, field, role):
     return text.strip()
 
 
-def read_question(row, place, question, answer):
+def read_question(row, place, question, answer, instruction):
     """A question with its right answers: "42", any of '["42", "6 \\cdot 7"]', or the end of a solution, "... #### 42"."""
-    prompt, text = f"{read_text(row, place, question, 'user')}\n{INSTRUCTION}", read_text(row, place, answer, "assistant")
+    prompt, text = f"{read_text(row, place, question, 'user')}\n{instruction}".strip(), read_text(row, place, answer, "assistant")
     if re.search(r"####|\\(?:boxed|fbox)", text):
         return Problem(prompt, (extract_answer(text),))
     if answer in ("solution", "messages"):  # a proof: the last number in it is no answer
@@ -278,7 +279,7 @@ def grade_answer(problem, text):
     return float(any(math_equal(found, answer) for answer in problem.answer)), found
 
 
-def read_program(row, place, question, tests):
+def read_program(row, place, question, tests, _):
     """A program to write. The prompt shows one test, for the name: answers known by heart then fail the others."""
     code = []
     for field in (tests, "challenge_test_list", "test_imports", "test_setup_code"):
@@ -304,9 +305,10 @@ def grade_program(problem, text):
     return float(passed == total), program
 
 
-def from_file(path, fields=None):
+def from_file(path, fields=None, instruction=None):
     """Questions with final answers, or programs with tests, from a file. Its first row tells the format, unless `fields` do.
 
+    instruction: what every question ends with, by default INSTRUCTION.
     A tenth of the problems, at most 500, chosen by a hash of the prompt (so not by file order), is the test panel, as many
     again validation, the rest trains, shuffled anew each epoch. A question without a final answer, or with two that differ,
     is left out, as no reward for it can be right. ValueError names the line and field that is wrong.
@@ -318,7 +320,8 @@ def from_file(path, fields=None):
         raise ValueError(f"{place}: no fields {' or '.join(FIELDS)}; --fields QUESTION,ANSWER names others")
     question, answer = (fields or known[0]).split(",")
     read, grade = (read_program, grade_program) if answer == "test_list" else (read_question, grade_answer)
-    problems = [read(row, place, question, answer) for place, row in rows.items()]
+    instruction = INSTRUCTION if instruction is None else instruction
+    problems = [read(row, place, question, answer, instruction) for place, row in rows.items()]
     answers, unfit = {}, {}  # (programs with one prompt never differ: they share the test in it)
     for place, p in zip(rows, problems):
         if not any(math_equal(a, b) for a in p.answer for b in answers.setdefault(p.prompt, p.answer)):
@@ -360,23 +363,25 @@ def in_epochs(train):
     return draw
 
 
-def load_task(spec, embedded=True, fields=None):
-    """The task named on the command line: "math", "code", "household", "alfworld:FOLDER" or a file of problems."""
+def load_task(spec, embedded=True, fields=None, instruction=None):
+    """The task named on the command line: "math", "math-short", "code", "household", "alfworld:FOLDER" or a file of problems."""
     file = Path(spec).suffix in (".json", ".jsonl")
     if fields is not None and not (file and re.fullmatch("[^,]+,[^,]+", fields)):
         raise ValueError(f"--fields {fields}: must be two names, such as question,answer, and --task a .jsonl or .json file")
+    if instruction is not None and not file:
+        raise ValueError(f"--instruction goes with questions from a .jsonl or .json file, not with --task {spec}")
     if file:
-        return from_file(spec, fields)
-    if spec in ("math", "code", *SKILLS):
+        return from_file(spec, fields, instruction)
+    if spec in ("math", "math-short", "code", *SKILLS):
         if not embedded:
             raise ValueError(f"--task {spec} is for the embedded model; a checkpoint wants a file of problems, or household")
-        return code() if spec == "code" else arithmetic("add" if spec == "math" else spec)
+        return code() if spec == "code" else arithmetic(spec if spec in SKILLS else "add", short=spec == "math-short")
     if spec == "household":
         return household(english=not embedded)
     if spec.startswith("alfworld:"):
         return alfworld(spec.removeprefix("alfworld:"))
     raise ValueError(
-        f"--task {spec}: unknown; it must be math, code, household, alfworld:FOLDER, or a .jsonl or .json file of problems"
+        f"--task {spec}: unknown; it must be math, math-short, code, household, alfworld:FOLDER, or a .jsonl or .json file of problems"
     )
 
 

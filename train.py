@@ -52,11 +52,13 @@ EMBEDDED = {  # for each of the tasks that the embedded model is taught; the las
     "code": dict(steps=120, lr=5e-4, prompts=32, group=16, max_tokens=12, eval_problems=500, teach_steps=600, teach_batch=256),
     "household": dict(steps=50, lr=5e-4, prompts=8, group=8, max_tokens=4, eval_problems=200, teach_steps=700, teach_batch=128),
 }
+EMBEDDED["math-short"] = EMBEDDED["math"]
 QUICK = {  # a smoke test of each
     "math": dict(steps=40, eval_problems=300, teach_steps=550),
     "code": dict(steps=40, eval_problems=100, teach_steps=350),
     "household": dict(steps=10, eval_problems=50, teach_steps=350),
 }
+QUICK["math-short"] = QUICK["math"]
 REAL = dict(steps=200, lr=5e-6, prompts=32, group=8, max_tokens=1024, teach_steps=0, teach_batch=0)
 
 EMBEDDED_CONFIG = Config(
@@ -335,7 +337,8 @@ def train_steps(model, tokenizer, task, folder, settings, trained, untrained, st
         part = name.split(".")[2] if ".layers." in name else name
         change[part] = change.get(part, 0.0) + (master.detach() - untrained[name].float()).square().sum().item()
     change = {part: squares**0.5 for part, squares in change.items()}
-    elsewhere = {name: evaluate(model, tokenizer, other, panel_of(other, settings), settings) for name, other in task.also}
+    others = task.also if settings["panel"] == "test" else ()  # a search for a rate or a layer has no use for them
+    elsewhere = {name: evaluate(model, tokenizer, other, panel_of(other, settings), settings) for name, other in others}
     counts = [sum(p.numel() for p in parameters) for parameters in (trained.values(), model.parameters())]
     write_json(folder / "eval.json", {
         "panel": settings["panel"], "step": points[-1], **last, "before": path, "also": elsewhere, "change": change,
@@ -700,9 +703,10 @@ def parse(argv):
         "--task",
         default="math",
         metavar="TASK",
-        help="math (default), code, household, alfworld:FOLDER, or a .jsonl or .json file of problems",
+        help="math (default), math-short, code, household, alfworld:FOLDER, or a .jsonl or .json file of problems",
     )
     add("--fields", metavar="Q,A", help="names of the question and answer fields of a --task file whose format is not known")
+    add("--instruction", metavar="TEXT", help="what every question of a --task file ends with (default: to reason, and box)")
     add(
         "--also",
         metavar="TASKS",
@@ -831,7 +835,7 @@ def runs_of(args, config, root):
     names = "task algo steps prompts group max_tokens temperature clip kl epochs eval_problems samples quick device"
     shared = {name: getattr(args, name) for name in [*names.split(), "token_budget", "recompute"]}
     shared["model"] = args.model or f"embedded, seed {args.base_seed}, {args.teach_steps} steps"
-    shared |= {"fields": args.fields} if args.fields else {}
+    shared |= {name: getattr(args, name) for name in ("fields", "instruction") if getattr(args, name) is not None}
     shared |= {"also": args.also} if args.also else {}
     shared |= {"num_layers": L, "warmup": 5, "panel": "validation" if args.find_lr else "test"}
     runs = {}
@@ -901,7 +905,7 @@ def main(argv=None):
         if args.merge:
             merge(args.merge, args.out, args.model)
             return print(f"written: {args.out}")
-        task = tasks.load_task(args.task, embedded or args.plan, args.fields)
+        task = tasks.load_task(args.task, embedded or args.plan, args.fields, args.instruction)
         task.also = [(name, tasks.load_task(name, embedded)) for name in args.also]
         for name, other in task.also:
             if embedded and not {*other.vocabulary} <= {*task.vocabulary}:

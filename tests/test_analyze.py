@@ -88,6 +88,20 @@ def test_interval_by_brute_force():
         np.testing.assert_allclose(ours, theirs, atol=0.02)
 
 
+def test_equal_scores_are_equal_in_whatever_order_they_are_added():
+    table = np.random.default_rng(0).integers(0, 4, size=(1, 3, 900)) / 3
+    assert len({table[0, :, order].mean() for order in map(np.random.default_rng(1).permutation, [900] * 50)}) > 1
+    shuffled = [table[:, :, np.random.default_rng(i).permutation(900)] for i in range(50)]
+    assert len({analyze.bootstrap(t, draws=2)[0][0] for t in shuffled}) == 1
+
+
+def test_panels_of_any_size_draw_the_same_seeds():
+    """Where the seeds alone differ, two panels' draws agree to the last digit: means over domains keep a seed's runs together."""
+    levels = np.array([0.25, 0.5, 1.0])[None, :, None]
+    draws = [analyze.bootstrap(np.broadcast_to(levels, (1, 3, n)))[1] for n in (40, 300)]
+    np.testing.assert_array_equal(*draws)
+
+
 def test_the_record_gives_the_same_files_again(tmp_path, capsys):
     analyze.main([str(write_sweep(tmp_path / "runs")), "--out", str(tmp_path / "a")])
     analyze.main([str(tmp_path / "a"), "--out", str(tmp_path / "b")])
@@ -353,10 +367,12 @@ def test_damaged_guesses_are_named_and_the_rest_reported(tmp_path, capsys, conte
 def test_a_gain_of_shorter_answers_is_pointed_out(tmp_path, capsys):
     """Half of the base's answers are cut and the rest all right; full training does nothing but end them in time."""
     scores = {"base": 0.5, "full": 0.75, "0": 0.6, "1": 0.6, "2": 0.6}
-    write_layers(tmp_path, scores, truncated={"base": 0.5, "full": 0.25})
+    write_layers(tmp_path, scores, truncated={"base": 0.5, "full": 0.25, "0": 0.45, "1": 0.5, "2": 0.2})
     analyze.main([str(tmp_path), "--out", str(tmp_path)])
     printed = capsys.readouterr().out
-    assert "25% instead of 50%, which explains 100% of its gain" in printed and "100% are right, before it 100%" in printed
+    assert "than the base's 50%. If those that end were right as often as the base's, 100%, that alone" in printed
+    # Layer 0 gains .1, of which .05 by answers that end; layer 1 ends no more of them; layer 2 ends .3 more, which explains all.
+    assert "gain: full training 100% (25% cut), layer 0 50% (45% cut), layer 2 100% (20% cut)." in printed
 
 
 def test_a_folder_of_records_is_all_of_them(tmp_path, capsys):

@@ -17,6 +17,17 @@ WORDS = " ".join(README.split())
 BLOCKS = re.findall(r"<!-- python analyze\.py (.*?) \| (.*?) -->\n```\n(.*?)\n```", README, re.DOTALL)
 
 
+NUMBER = r"-?\d+\.\d+"
+
+
+def alike(text, other):
+    """Whether two texts are the same but for the last digit of some numbers: another processor rounds differently."""
+    if re.sub(NUMBER, "#", text) != re.sub(NUMBER, "#", other):
+        return False
+    pairs = zip(re.findall(NUMBER, text), re.findall(NUMBER, other))
+    return all(abs(float(a) - float(b)) < 1.5 * 10 ** -len(a.partition(".")[2]) for a, b in pairs)
+
+
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
     """What `python analyze.py tests/recorded --out tests/recorded` prints, and the folder that it writes to instead."""
@@ -32,13 +43,14 @@ def test_the_record_gives_the_files_that_lie_beside_it(record):
     files = {path.relative_to(record[1]) for path in record[1].rglob("*") if path.is_file()}
     assert len(files) == 3 * len(RECORDS) + 2 and {Path("math/contribution.csv"), Path("curves.svg")} <= files
     for file in files:
-        assert (record[1] / file).read_text() == (ROOT / "tests/recorded" / file).read_text(), file
+        assert alike((record[1] / file).read_text(), (ROOT / "tests/recorded" / file).read_text()), file
 
 
 @pytest.mark.parametrize("command, title, block", BLOCKS, ids=[title for _, title, _ in BLOCKS])
 def test_every_table_is_what_its_command_prints(record, command, title, block):
     assert shlex.split(command) == ["tests/recorded", "--out", "tests/recorded"]
-    assert block in record[0]
+    lines, height = record[0].splitlines(), len(block.splitlines())
+    assert any(alike("\n".join(lines[i : i + height]), block) for i in range(len(lines)))
 
 
 def test_what_is_said_of_the_first_table():

@@ -22,6 +22,18 @@ def test_panels_are_the_same_on_any_machine_and_do_not_overlap():
 FIRST_TWO = ["add 0492 8949 =", "add 9415 5871 ="]  # as this file was written; a change would make old scores incomparable
 
 
+def test_short_numbers_are_another_set_to_train_on_and_nothing_else():
+    task, short = tasks.load_task("math"), tasks.load_task("math-short")
+    assert (short.test, short.validation) == (task.test, task.validation)
+    assert short.demonstrate(random.Random(3)) == task.demonstrate(random.Random(3))
+    drawn = [p for step in range(50) for p in short.draw(0, step, 32)]
+    lengths = collections.Counter(len(number.lstrip("0")) for p in drawn for number in p.prompt.split()[1:3])
+    # A quarter each is drawn with at most 4, 3, 2, 1 digits, of which nine in ten have them all, nine in a hundred all but one, ...
+    for digits, share in {4: 0.225, 3: 0.2475, 2: 0.24975, 1: 0.249975}.items():
+        assert abs(lengths[digits] / 2 / len(drawn) - share) < 0.03
+    assert all(task.grade(p, p.answer)[0] == 1 for p in drawn) and not {p.prompt for p in drawn} & {p.prompt for p in task.test}
+
+
 def test_arithmetic_answers_are_right():
     task = tasks.arithmetic()
     for p in task.test:
@@ -160,6 +172,14 @@ def test_fields_by_name(tmp_path):
             tasks.load_task(str(path), fields=fields)
     with pytest.raises(ValueError, match="--fields"):
         tasks.load_task("math", fields="q,a")
+
+
+def test_an_instruction_of_ones_own(tmp_path):
+    path = str(written(tmp_path / "a.jsonl", rows()))
+    assert all(p.prompt.endswith("+ 1?\nJust the number.") for p in everything(tasks.load_task(path, instruction="Just the number.")))
+    assert all(p.prompt.endswith("+ 1?") for p in everything(tasks.load_task(path, instruction="")))
+    with pytest.raises(ValueError, match="--instruction goes with questions"):
+        tasks.load_task("math", instruction="x")
 
 
 def test_a_file_whose_name_holds_control_characters(tmp_path, capsys):
