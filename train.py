@@ -65,6 +65,7 @@ EMBEDDED_CONFIG = Config(
     vocab_size=16, hidden_size=48, intermediate_size=128, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=2,
     head_dim=16, rope_theta=1e4, max_position_embeddings=512,
 )  # fmt: skip
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SAVE_EVERY, SAVE_COST = 30, 20  # seconds between a run's checkpoints, or so many times what one took if that is more
 PARENT = os.environ.get("ONELAYER_PARENT")  # the process id of the train.py that started this one, if one did
 CHECKPOINTS = ("checkpoint.safetensors", "checkpoint.safetensors.before")  # the last one, and what there is if it is damaged
@@ -576,7 +577,7 @@ def plan(config, spec, settings, prompt_length):
     names, start = choose(model, spec)
     parameters = dict(model.named_parameters())
     total, trained = sum(p.numel() for p in parameters.values()), sum(parameters[name].numel() for name in names)
-    size = 2 if settings["device"] == "cuda" else 4  # bytes a number: bf16 or fp32
+    size = DTYPES[settings["dtype"]].itemsize  # bytes a number
     D, L, vocab = config.hidden_size, config.num_hidden_layers, config.vocab_size
     G, new = settings["group"], settings["max_tokens"]
     heads, kv = config.num_attention_heads * config.head_dim, 2 * config.num_key_value_heads * config.head_dim
@@ -651,7 +652,7 @@ def merge(run, out, model_path=None):
     settings = read_json(run / "config.json", "settings")
     embedded = settings["model"].startswith("embedded, seed")
     source = Path(model_path or (run.parent / "base" if embedded else settings["model"]))
-    model = Transformer.from_pretrained(source, dtype=torch.bfloat16 if settings["device"] == "cuda" else torch.float32)
+    model = Transformer.from_pretrained(source, dtype=DTYPES[settings["dtype"]])
     parameters = dict(model.named_parameters())
     try:
         tensors = load_file(run / "layer.safetensors")
@@ -737,6 +738,7 @@ def parse(argv):
     add("--merge", metavar="RUN", help="with --out DIR: write the full checkpoint of a finished run")
     add("--out", metavar="DIR", help="new folder for --merge")
     add("--device", help="cpu or cuda (default: cuda where there is one and --model is given)")
+    add("--dtype", choices=DTYPES, help="what the model computes in (default: bf16 on cuda, else fp32); what trains is kept in fp32")
     args = parser.parse_args(argv)
 
     embedded = args.model is None
@@ -750,6 +752,8 @@ def parse(argv):
             setattr(args, name, value)
     if args.device is None:
         args.device = "cuda" if torch.cuda.is_available() and not embedded else "cpu"
+    if args.dtype is None:
+        args.dtype = "bf16" if args.device == "cuda" else "fp32"
     if args.model:  # recorded under one name, from wherever it was typed
         args.model = str(Path(args.model).resolve())
     if args.task.endswith((".json", ".jsonl")):
@@ -832,7 +836,7 @@ def runs_of(args, config, root):
     specs = several.get(args.layer) or [resolved(args.layer, root, L)]
     if args.boost:
         specs = [f"boost-{resolved(args.boost, root, L)}"]
-    names = "task algo steps prompts group max_tokens temperature clip kl epochs eval_problems samples quick device"
+    names = "task algo steps prompts group max_tokens temperature clip kl epochs eval_problems samples quick device dtype"
     shared = {name: getattr(args, name) for name in [*names.split(), "token_budget", "recompute"]}
     shared["model"] = args.model or f"embedded, seed {args.base_seed}, {args.teach_steps} steps"
     shared |= {name: getattr(args, name) for name in ("fields", "instruction") if getattr(args, name) is not None}
@@ -929,10 +933,9 @@ def main(argv=None):
                 f"{config.max_position_embeddings}"
             )
         runs = runs_of(args, config, root)
-        dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
         if torchrun and args.device == "cuda":
             torch.cuda.set_device(int(torchrun) % torch.cuda.device_count())  # a GPU for each
-        model = Transformer.from_pretrained(path, dtype=dtype, device=args.device)
+        model = Transformer.from_pretrained(path, dtype=DTYPES[args.dtype], device=args.device)
 
         def run_all(runs):
             folder = next(iter(runs)).parent

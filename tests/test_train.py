@@ -162,10 +162,10 @@ def test_a_finished_run_is_not_done_again(runs, command):
     assert before == {path: path.stat().st_mtime_ns for path in runs.glob("layer-1-seed-0/*.json*")}
 
 
-@pytest.mark.parametrize("layer", ["full", "5"])
-def test_a_run_carries_on_from_its_checkpoint_bit_for_bit(runs, command, given, tmp_path, monkeypatch, layer):
+@pytest.mark.parametrize("argv", [["--layer", "full"], ["--layer", "5"], ["--layer", "5", "--dtype", "bf16"]], ids=" ".join)
+def test_a_run_carries_on_from_its_checkpoint_bit_for_bit(runs, command, given, tmp_path, monkeypatch, argv):
     other = tmp_path / "other"
-    train.main(command(runs, "--layer", layer))
+    train.main(command(runs, *argv))
     monkeypatch.setattr(train, "SAVE_EVERY", 0)
     monkeypatch.setattr(train, "SAVE_COST", 0)
     task, calls = tasks.load_task(given[3]), []
@@ -180,13 +180,26 @@ def test_a_run_carries_on_from_its_checkpoint_bit_for_bit(runs, command, given, 
     task.draw = interrupted
     monkeypatch.setattr(tasks, "load_task", lambda *_: task)
     with pytest.raises(KeyboardInterrupt):
-        train.main(command(other, "--layer", layer))
+        train.main(command(other, *argv))
     assert not list(other.glob("*/eval.json")) and len(list(other.glob("*/checkpoint.safetensors"))) == 1
-    train.main(command(other, "--layer", layer))
+    train.main(command(other, *argv))
     assert calls == [0, 1, 2, 3, 3]
     for pattern in ("*seed*/metrics.jsonl", "*/eval.json", "*/layer.safetensors"):
         assert files(runs, pattern) == files(other, pattern)
     assert not list(other.glob("*/checkpoint.safetensors"))
+
+
+def test_a_model_in_bf16_trains_a_layer_in_fp32(runs, command, tmp_path):
+    train.main(command(runs, "--layer", "5", "--dtype", "bf16", "--seeds", "0"))
+    trained = load_file(runs / "layer-5-seed-0" / "layer.safetensors")
+    assert {tensor.dtype for tensor in trained.values()} == {torch.float32}
+    assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in trained.values())  # between bf16's numbers
+    train.main(["--merge", str(runs / "layer-5-seed-0"), "--out", str(tmp_path / "merged")])
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    assert {tensor.dtype for tensor in merged.values()} == {torch.bfloat16}
+    assert all(torch.equal(merged[name], tensor.bfloat16()) for name, tensor in trained.items())
+    lines = [json.loads(line) for line in (runs / "layer-5-seed-0" / "metrics.jsonl").read_text().splitlines()]
+    assert any(line["signal"] for line in lines) and all(line["logprob_gap"] < 0.1 for line in lines)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_run_starts_again(runs, command, capsys):
@@ -449,7 +462,8 @@ REFUSED = [
     (["--lr", "-1e-3"], "--lr"), (["--lr", "0"], "--lr"), (["--clip", "0"], "--clip"), (["--kl", "-1"], "--kl"), (["--epochs", "0"], "--epochs"),
     (["--max-tokens", "0"], "--max-tokens"), (["--samples", "10"], "--samples"), (["--algo", "ppo"], "--algo"), (["--seeds", "a"], "--seeds"),
     (["--seeds", "1,1"], "--seeds"), (["--seeds=-1"], "--seeds"), (["--task", "sums"], "--task"), (["--task", "nowhere.jsonl"], "nowhere.jsonl"),
-    (["--model", "nowhere"], "nowhere"), (["--model", "nowhere", "--quick"], "--quick"), (["--device", "tpu"], "--device"),
+    (["--model", "nowhere"], "nowhere"), (["--model", "nowhere", "--quick"], "--quick"), (["--device", "tpu"], "--device"), (["--dtype", "fp8"], "--dtype"),
+    (["--instruction", "?", "--task", "household"], "--instruction"),
     (["--find-lr", "1e-3", "--layer", "3"], "--find-lr"), (["--layer", "full", "--find-lr", "x"], "--find-lr"), (["--jobs", "0"], "--jobs"),
     (["--unknown"], "--unknown"), (["--boost", "9"], "--layer 9"), (["--boost", "full"], "--boost"), (["--boost-lr", "1"], "--boost"),
     (["--boost", "3", "--layer", "3"], "--boost"), (["--boost", "3", "--boost-lr", "-1"], "--boost-lr"),
