@@ -5,6 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import analyze
@@ -80,6 +81,66 @@ def test_gigpo_against_grpo_in_the_readme():
         }
         cells = [label, *(f"{right[seed]:.3f}" for seed in (0, 1, 2)), f"{full['score']:.3f} ± {full['score_se']:.3f}"]
         assert f"| {' | '.join(cells)} | {full['greedy']:.3f} |" in README
+
+
+def test_every_interval_in_the_text_is_one_of_the_record(record):
+    prose = re.sub("```.*?```", "", README, flags=re.DOTALL)
+    number = r"([−-]?[0-9]*\.[0-9]{2})"
+    told = re.findall(rf"{number} \[{number}, {number}\]", " ".join(prose.split()))
+    printed = {tuple(map(float, found)) for found in re.findall(rf"{number} \[{number}, {number}\]", record[0])}
+    printed |= {(-value, -high, -low) for value, low, high in printed}  # "less by ..."
+    assert len(told) > 30
+    for found in told:
+        value = tuple(float(text.replace("−", "-")) for text in found)
+        assert any(max(abs(a - b) for a, b in zip(value, one)) < 0.011 for one in printed), found
+
+
+def contributions(name, seeds=False):
+    """C by row name of a recorded sweep; with `seeds`, of each single layer one for every seed."""
+    settings, runs, _ = analyze.read_runs(ROOT / "tests/recorded" / name)
+    rows, draws, layers = analyze.summarize(settings, runs)
+    if not seeds:
+        return {row["layer"]: row["contribution"] for row in rows}, draws, layers
+    singles = [layer for layer in layers if layer.isdecimal()]
+    score = analyze.outcomes(runs, ["base", "full", *singles]).mean(2)
+    return (score[2:] - score[0]) / (score[1].mean() - score[0])
+
+
+def short(value):
+    return re.sub(r"^(−?)0\.", r"\1.", f"{value:.2f}".replace("-", "−"))
+
+
+def test_how_far_seeds_differ():
+    spread = [contributions(name, seeds=True).std(axis=1, ddof=1).mean() for name in ("math", "code", "household")]
+    told = f"standard deviation of {spread[0]:.3f} in arithmetic, {spread[1]:.3f} in code and {spread[2]:.2f} in the household"
+    assert told.replace(" 0.", " .") in WORDS
+
+
+def test_how_pairs_compare_with_closing_the_gap():
+    """C of a pair less 1 - (1 - C_a)(1 - C_b), averaged over pairs of neighbours, of layers four apart, and of the two ends."""
+    c, _, _ = contributions("math")
+    over = {
+        apart: np.mean([c[f"{a},{a + apart}"] - 1 + (1 - c[str(a)]) * (1 - c[str(a + apart)]) for a in range(8 - apart)])
+        for apart in (1, 4, 7)
+    }
+    assert abs(over[4]) < 0.005
+    assert f"neighbours stay {short(-over[1])} below that, layers four apart meet it, the first and the last exceed it by {short(over[7])}" in WORDS
+
+
+def test_the_interval_of_gigpo_less_grpo():
+    (_, draws, layers), (_, others, other_layers) = contributions("household"), contributions("household-grpo")
+    difference = draws[:, layers.index("full")] - others[:, other_layers.index("full")]
+    low, high = (bound[0] for bound in analyze.interval(difference[:, None]))
+    assert f"(95 % interval over problems and seeds: {short(low)} to {short(high)})" in WORDS
+
+
+def test_the_grids_of_rates():
+    recorded = json.loads((ROOT / "tests/recorded/rates.json").read_text())
+    for grid in recorded.values():
+        assert grid["command"] in WORDS
+        means = [sum(scores) / len(scores) for scores in grid["scores by rate, a seed each"].values()]
+        digits = [re.findall(r"\.\d{3}", line) for line in README.splitlines()]
+        assert any(len(found) == len(means) and all(abs(float(f) - m) < 6e-4 for f, m in zip(found, means)) for found in digits)
 
 
 def test_the_exercises_name_functions_and_tests_that_are_there():
