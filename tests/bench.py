@@ -310,6 +310,32 @@ def two_steps(name, P, G, length, spec):
         one_step()
 
 
+def precision(name, P, G, length):
+    """What bf16 gives on this machine, part by part, and what it costs in accuracy; then what a shared prompt saves in training."""
+    model, _, prompts, eos = ours(name)
+    half, prompts = copy.deepcopy(model).bfloat16(), prompts[:P]
+    middle = model.config.num_hidden_layers // 2
+    times = race(*(functools.partial(lambda m: tokens_of(sample(m, prompts, G, length, eos)), m) for m in (half, model)))
+    row(f"rollout, {name}, {P} x {G} x {length}, bf16; fp32", *(rates(1, t) for t in times), "tok/s")
+    for spec, start in (("full", 0), (str(middle), middle)):
+        batches = {m: {start: sample(m, prompts, G, length, eos, start)} for m in (half, model)}
+        times = race(*(functools.partial(train_pass, m, spec, batches[m]) for m in (half, model)))
+        row(f"training pass, {name}, {'layer ' * (spec != 'full')}{spec}, bf16; fp32", *map(ms, times), "ms")
+    batch = batches[model][middle]  # fp32's samples, scored by both from the bottom: with a noise of sampling they are not compared
+    bare = replace(batch, hidden=[], prompt_hidden=[])
+    rows = list(range(len(batch.completions)))
+    with torch.no_grad():
+        (low, mask), (full, _) = (rl.score(m, bare, rows, 1.0) for m in (half, model))
+    gap = (low - full)[mask].abs()
+    line(f"log-probability of a token, {name}, bf16 less fp32: mean; largest", *(f"{x:.4f}" for x in (gap.mean(), gap.max())), "", "")
+    alone = replace(
+        batch, prompts=[batch.prompts[p] for p in batch.prompt_of], prompt_of=rows,
+        prompt_hidden=[batch.prompt_hidden[p] for p in batch.prompt_of],
+    )  # fmt: skip
+    times = race(*(functools.partial(train_pass, model, str(middle), {middle: b}) for b in (batch, alone)))
+    row(f"training pass, {name}, layer {middle}: prompts shared; each its own", *map(ms, times), "ms")
+
+
 def vocabulary():
     """Log-probabilities over Qwen's vocabulary: memory goes with the chunk, not with the tokens. Beyond that of one token."""
     least = peak(qwen_logprobs, 1, rl.CHUNK)[0]
@@ -389,6 +415,7 @@ CLAIMS = {  # prompts x samples x greatest length; a claim is made for each of i
     layers: [(RANDOM, 32, 16, 6, 1), (SMOL, 4, 8, 32, 10)],
     step: [(TAUGHT, 32, 16, 6), (RANDOM, 32, 16, 6), (SMOL, 2, 8, 32)],
     saved: [(TAUGHT, 32, 16, 6), (SMOL, 2, 8, 32)],
+    precision: [(QWEN, 8, 8, 10)],
     vocabulary: [()],
     growth: [("prompts", 8), ("length", 32), ("num_hidden_layers", 4), ("vocab_size", 2048)],
     machine: [(SMOL, 2, 8, 64)],
