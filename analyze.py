@@ -282,8 +282,8 @@ def findings(settings, rows, draws, layers):
             name = "full training" if row is full else f"layer {row['layer']}"
             in_time.append(f"{name} {part:.0%} ({row['truncated']:.0%} cut)")
     if in_time:
-        text += f" Fewer answers are cut short than the base's {base['truncated']:.0%}. If those that end were right as often as the "
-        text += f"base's, {ended:.0%}, that alone would give so much of the gain: {', '.join(in_time)}."
+        text += f" Fewer answers are cut short than the base's {base['truncated']:.0%}. If those that end were right as often "
+        text += f"as the base's, {ended:.0%}, that alone would give so much of the gain: {', '.join(in_time)}."
     if max(row["seeds"] for row in singles) == 1:
         text += " One seed only: how much of this another seed would change, these intervals cannot tell."
     return text
@@ -564,7 +564,8 @@ def format_table(rows):
 
     steps = [name for name in rows[0] if name.startswith("contribution_step_")]
     head = ["layer", "S sampled ± s.e.", "C(k) [95 % interval]", "S greedy", "C greedy"]
-    lines = [head + [f"C at step {name.rsplit('_', 1)[1]}" for name in steps] + ["trains", "steps", "length", "truncated", "seeds"]]
+    head += [f"C at step {name.rsplit('_', 1)[1]}" for name in steps]
+    lines = [[*head, "trains", "steps", "length", "truncated", "seeds"]]
     for row in rows:
         c = "-"
         if row["layer"] not in ("base", "full") and row["contribution"] is not None:

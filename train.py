@@ -738,7 +738,7 @@ def parse(argv):
     add("--merge", metavar="RUN", help="with --out DIR: write the full checkpoint of a finished run")
     add("--out", metavar="DIR", help="new folder for --merge")
     add("--device", help="cpu or cuda (default: cuda where there is one and --model is given)")
-    add("--dtype", choices=DTYPES, help="what the model computes in (default: bf16 on cuda, else fp32); what trains is kept in fp32")
+    add("--dtype", choices=DTYPES, help="what the model computes in (default: bf16 on cuda, else fp32)")
     args = parser.parse_args(argv)
 
     embedded = args.model is None

@@ -321,13 +321,14 @@ def precision(name, P, G, length):
         batches = {m: {start: sample(m, prompts, G, length, eos, start)} for m in (half, model)}
         times = race(*(functools.partial(train_pass, m, spec, batches[m]) for m in (half, model)))
         row(f"training pass, {name}, {'layer ' * (spec != 'full')}{spec}, bf16; fp32", *map(ms, times), "ms")
-    batch = batches[model][middle]  # fp32's samples, scored by both from the bottom: with a noise of sampling they are not compared
+    batch = batches[model][middle]  # fp32's samples, scored by both, from the bottom
     bare = replace(batch, hidden=[], prompt_hidden=[])
     rows = list(range(len(batch.completions)))
     with torch.no_grad():
         (low, mask), (full, _) = (rl.score(m, bare, rows, 1.0) for m in (half, model))
     gap = (low - full)[mask].abs()
-    line(f"log-probability of a token, {name}, bf16 less fp32: mean; largest", *(f"{x:.4f}" for x in (gap.mean(), gap.max())), "", "")
+    what = f"log-probability of a token, {name}, bf16 less fp32: mean; largest"
+    line(what, f"{gap.mean():.4f}", f"{gap.max():.4f}", "", "")
     alone = replace(
         batch, prompts=[batch.prompts[p] for p in batch.prompt_of], prompt_of=rows,
         prompt_hidden=[batch.prompt_hidden[p] for p in batch.prompt_of],

@@ -28,15 +28,14 @@ KINDS = {  # what is asked of a and b, their ranges, and the answer
 def questions(kind, count, examples=0):
     """Up to `count` different rows of a kind, fewer where there are no more."""
     text, first, second, answer = KINDS[kind]
-    rng, rows = random.Random(f"questions {kind}"), {}
-    shown = []
+    rng, rows, shown = random.Random(f"questions {kind}"), {}, []
     for _ in range(20 * (count + examples)):
         a, b = rng.randrange(*first), rng.randrange(*second)
+        question = text.format(a=a, b=b)
         if len(shown) < examples:
-            shown.append(f"{text.format(a=a, b=b)}\n{answer(a, b)}")
-        elif len(rows) < count:
-            question = "\n\n".join([*shown, text.format(a=a, b=b)])
-            rows[question] = {"question": question, "answer": str(answer(a, b))}
+            shown.append(f"{question}\n{answer(a, b)}")
+        elif len(rows) < count and not any(question in example for example in shown):
+            rows[question] = {"question": "\n\n".join([*shown, question]), "answer": str(answer(a, b))}
     return list(rows.values())
 
 

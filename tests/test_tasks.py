@@ -3,8 +3,10 @@
 import collections
 import json
 import random
+import re
 
 import pytest
+import questions
 import transformers
 
 import tasks
@@ -176,10 +178,23 @@ def test_fields_by_name(tmp_path):
 
 def test_an_instruction_of_ones_own(tmp_path):
     path = str(written(tmp_path / "a.jsonl", rows()))
-    assert all(p.prompt.endswith("+ 1?\nJust the number.") for p in everything(tasks.load_task(path, instruction="Just the number.")))
-    assert all(p.prompt.endswith("+ 1?") for p in everything(tasks.load_task(path, instruction="")))
+    for instruction, end in (("Just the number.", "+ 1?\nJust the number."), ("", "+ 1?")):
+        assert all(p.prompt.endswith(end) for p in everything(tasks.load_task(path, instruction=instruction)))
     with pytest.raises(ValueError, match="--instruction goes with questions"):
         tasks.load_task("math", instruction="x")
+
+
+@pytest.mark.parametrize("kind", questions.KINDS)
+def test_questions_for_real_models(kind, tmp_path):
+    rows = questions.questions(kind, 300, examples=2)
+    assert rows == questions.questions(kind, 300, examples=2) and len({row["question"] for row in rows}) == 300
+    task = tasks.load_task(str(written(tmp_path / "a.jsonl", rows)), instruction="")
+    for row in rows[:50]:
+        *examples, (question,) = [part.splitlines() for part in row["question"].split("\n\n")]
+        a, b = map(int, re.findall("[0-9]+", question))
+        by_hand = {"sum": a + b, "difference": a - b, "product": a * b, "remainder": a % b, "larger": max(a, b)}
+        assert row["answer"] == str(by_hand.get(kind.partition("-")[0], a // b)) and len(examples) == 2
+    assert all(task.grade(p, f"It is {p.answer[0]}.")[0] == 1 for p in task.test)
 
 
 def test_a_file_whose_name_holds_control_characters(tmp_path, capsys):
