@@ -688,10 +688,15 @@ def fail(message):
     sys.exit(2)
 
 
+def public(settings):
+    """Settings as a record shows them: model and task by their names, without the folders of whose machine it was."""
+    return {name: Path(str(value)).name if name in ("model", "task") else value for name, value in settings.items()}
+
+
 def sweep_files(settings, runs, found, rows):
     """What is written of one sweep: name -> text. The .json holds all that is needed to write the three again."""
     record = ",\n".join(json.dumps(run) for run in runs)
-    head = json.dumps({"settings": settings, "rows": rows, "guesses": found}, indent=1)[:-2]
+    head = json.dumps({"settings": public(settings), "rows": rows, "guesses": found}, indent=1)[:-2]
     table = io.StringIO()
     writer = csv.DictWriter(table, rows[0], lineterminator="\n")
     writer.writeheader()
@@ -733,7 +738,7 @@ def main(argv=None):
             files |= {folder / file: text for file, text in sweep_files(settings, runs, found, rows).items()}
         if len(sweeps) > 1:
             pairs = compare(sweeps)
-            curves = {name: {"settings": sweep[0], "rows": sweep[1]} for name, sweep in sweeps.items()}
+            curves = {name: {"settings": public(sweep[0]), "rows": sweep[1]} for name, sweep in sweeps.items()}
             files[out / "curves.json"] = json.dumps({"sweeps": curves, "pairs": pairs}, indent=1) + "\n"
             files[out / "curves.svg"] = draw_curves(sweeps)
         parts = {path.with_name(f"{path.name}.part"): path for path in files}

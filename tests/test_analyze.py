@@ -102,6 +102,11 @@ def test_panels_of_any_size_draw_the_same_seeds():
     np.testing.assert_array_equal(*draws)
 
 
+def test_a_record_names_no_folder_of_the_machine_it_was_made_on():
+    settings = {"model": "/home/me/models/Qwen3", "task": "alfworld:/home/me/.cache/alfworld", "lr": 1.0}
+    assert analyze.public(settings) == {"model": "Qwen3", "task": "alfworld", "lr": 1.0}
+
+
 def test_the_record_gives_the_same_files_again(tmp_path, capsys):
     analyze.main([str(write_sweep(tmp_path / "runs")), "--out", str(tmp_path / "a")])
     analyze.main([str(tmp_path / "a"), "--out", str(tmp_path / "b")])
