@@ -590,7 +590,7 @@ def line(x1, y1, x2, y2, color, width=1.0, dash=""):
 def panel(left, width, title, ticks, curves, level=None):
     """SVG elements of one panel: C(k) over relative depth, with the levels of the base, 0, and of full training, 1.
 
-    ticks: (depth 0 to 1, label); curves: (label, color, width, dash, [(depth, C, low, high), ...]), low and high None where no
+    ticks: (depth 0 to 1, layer); curves: (label, color, width, dash, [(depth, C, low, high), ...]), low and high None where no
     interval is wanted; level: a C to draw as a horizontal line, or None.
     """
     values = [0.0, 1.0, *(value for *_, points in curves for point in points for value in point[1:] if value is not None)]
@@ -606,13 +606,13 @@ def panel(left, width, title, ticks, curves, level=None):
     for tick in every * np.arange(int(np.ceil(bottom / every)), int(np.floor(top / every)) + 1):
         y, strong = at(0, tick)[1], tick in (0, 1)
         svg += [line(left, y, right, y, "#555" if strong else "#e4e4e4", 1.2 if strong else 1)]
-        svg += [text(right - 3, y - 5, "full training" if tick else "base", "end", "#777", small)] if strong else []
+        name, place = ("full training", y - 5) if tick else ("base", y + 13)
+        svg += [text(right - 3, place, name, "end", "#777", small)] if strong else []
         svg += [text(left - 7, y + 4, f"{tick + 0:.2f}", "end")]
-    for depth, label in ticks:
-        x = at(depth, 0)[0]
-        svg += [text(x, 348, label), text(x, 60, f"{depth:.0%}", color="#888", extra=small)]
+    svg += [text(at(depth, 0)[0], 348, layer) for depth, layer in ticks]
+    svg += [text(at(quarter / 4, 0)[0], 60, f"{quarter / 4:.0%}", color="#888", extra=small) for quarter in range(5)]
     svg += [
-        text(left + width / 2, 368, "layer trained alone" if any(str(label) for _, label in ticks) else ""),
+        text(left + width / 2, 368, "layer trained alone" if ticks else ""),
         text(left + width / 2, 44, "relative depth", color="#888", extra=small),
     ]
     if level is not None:
@@ -673,8 +673,7 @@ def draw_curves(sweeps):
         for i, (name, points) in enumerate((name, curve(rows, settings)) for name, (settings, rows, *_) in sweeps.items())
         if points
     ]
-    ticks = [(quarter / 4, "") for quarter in range(5)]
-    return picture(panel(52, 810, "Layer contribution C(k)", ticks, curves))
+    return picture(panel(52, 810, "Layer contribution C(k)", (), curves))
 
 
 def plain(text):
