@@ -64,7 +64,7 @@ def read_runs(folder):
             run |= {name: found[name] for name in ("change", "trained", "parameters") if name in found}
             if found.get("also"):
                 run["also"] = {
-                    name: {part: other[part] for part in ("right", "samples")} for name, other in found["also"].items()
+                    Path(name).name: {part: other[part] for part in ("right", "samples")} for name, other in found["also"].items()
                 }
             if "solved" in found and (layer in ("base", "full") or layer.isdecimal()):
                 run["votes"] = ballots(found["solved"], found["answers"], codes)
@@ -259,13 +259,18 @@ def findings(settings, rows, draws, layers):
     peak = max(singles, key=lambda row: row["contribution"])
     depth = int(peak["layer"]) / max(settings["num_layers"] - 1, 1)
     text = f"The peak is layer {peak['layer']} ({depth:.0%} of the depth) with C = {peak['contribution']:.2f}"
+
+    def below(row):  # the peak, by more than the interval
+        return interval(draws[:, [layers.index(peak["layer"])]] - draws[:, [layers.index(row["layer"])]])[0][0] > 0
+
     for row, end in ((singles[0], "first"), (singles[-1], "last")):
         if row is peak:
             text += f"; it is the {end} layer measured"
             continue
-        margin = interval(draws[:, [layers.index(peak["layer"])]] - draws[:, [layers.index(row["layer"])]])[0][0]
         text += f"; the {end} layer, {row['layer']}, has {row['contribution']:.2f}, "
-        text += "below it beyond the interval" if margin > 0 else "not distinguishable from it"
+        text += "below it beyond the interval" if below(row) else "not distinguishable from it"
+    beside = [row["layer"] for row in singles[1:-1] if row is not peak and not below(row)]
+    text += f"; in between, not distinguishable from it: layer {', '.join(beside)}" if beside else ""
     reach = [row["layer"] for row in singles if row["low"] > 1]
     level = [row["layer"] for row in singles if row["low"] <= 1 <= row["high"]]
     text += ". "
@@ -278,7 +283,8 @@ def findings(settings, rows, draws, layers):
     in_time = []
     for row in [full, *singles]:
         if row["truncated"] < base["truncated"] - 0.02 and row["score"] > base["score"]:
-            part = min((ended * (1 - row["truncated"]) - base["score"]) / (row["score"] - base["score"]), 1.0)
+            part = (ended * (1 - row["truncated"]) - base["score"]) / (row["score"] - base["score"])
+            part = min(max(part, 0.0), 1.0)
             name = "full training" if row is full else f"layer {row['layer']}"
             in_time.append(f"{name} {part:.0%} ({row['truncated']:.0%} cut)")
     if in_time:
@@ -409,7 +415,7 @@ def elsewhere(runs, rows, draws, layers):
     found = [bootstrap(outcomes(runs, layers, domain=domain)) for domain in (None, *domains)]
     scores, draws = (np.mean(values, axis=0) for values in zip(*found))
     c, row_of = contribution(scores, scores[0], scores[1]), {row["layer"]: row for row in rows}
-    names = [f"S {Path(domain).name}" for domain in domains]
+    names = [f"S {domain}" for domain in domains]
     lines = [["layer", "S trained on", *names, "S of all", "C(k)", "C_all(k) [95 % interval]"]]
     for i, layer in enumerate(layers):
         own = row_of[layer]["contribution"]

@@ -308,7 +308,7 @@ def grade_program(problem, text):
 def from_file(path, fields=None, instruction=None):
     """Questions with final answers, or programs with tests, from a file. Its first row tells the format, unless `fields` do.
 
-    instruction: what every question ends with, by default INSTRUCTION.
+    instruction: what every question ends with, INSTRUCTION unless it is given.
     A tenth of the problems, at most 500, chosen by a hash of the prompt (so not by file order), is the test panel, as many
     again validation, the rest trains, shuffled anew each epoch. A question without a final answer, or with two that differ,
     is left out, as no reward for it can be right. ValueError names the line and field that is wrong.
@@ -320,6 +320,8 @@ def from_file(path, fields=None, instruction=None):
         raise ValueError(f"{place}: no fields {' or '.join(FIELDS)}; --fields QUESTION,ANSWER names others")
     question, answer = (fields or known[0]).split(",")
     read, grade = (read_program, grade_program) if answer == "test_list" else (read_question, grade_answer)
+    if instruction is not None and read is read_program:
+        raise ValueError(f"--instruction goes with questions, and {path} asks for programs")
     instruction = INSTRUCTION if instruction is None else instruction
     problems = [read(row, place, question, answer, instruction) for place, row in rows.items()]
     answers, unfit = {}, {}  # (programs with one prompt never differ: they share the test in it)

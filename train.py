@@ -243,11 +243,11 @@ def evaluate(model, tokenizer, task, problems, settings):
 
 
 def lengths_of(batch, episodes):
-    """For each episode: the tokens that the model wrote in it, and whether it was cut: at --max-tokens, or out of steps."""
-    lengths, cut = [0] * len(episodes), [episode.out_of_steps for episode in episodes]
+    """For each episode: the tokens that the model wrote in it, and whether it was cut: in its last turn, or out of steps."""
+    lengths, cut = [0] * len(episodes), [False] * len(episodes)
     for episode, completion, truncated in zip(batch.episode, batch.completions, batch.truncated):
         lengths[episode] += len(completion)
-        cut[episode] |= truncated
+        cut[episode] = episodes[episode].out_of_steps or truncated  # of its turns the last one counts
     return lengths, cut
 
 
@@ -652,7 +652,7 @@ def merge(run, out, model_path=None):
     settings = read_json(run / "config.json", "settings")
     embedded = settings["model"].startswith("embedded, seed")
     source = Path(model_path or (run.parent / "base" if embedded else settings["model"]))
-    model = Transformer.from_pretrained(source, dtype=DTYPES[settings["dtype"]])
+    model = Transformer.from_pretrained(source, dtype=DTYPES[settings.get("dtype", "fp32")])
     parameters = dict(model.named_parameters())
     try:
         tensors = load_file(run / "layer.safetensors")
@@ -763,6 +763,8 @@ def parse(argv):
     args.also = [
         str(Path(name).resolve()) if name.endswith((".json", ".jsonl")) else name for name in (args.also or "").split(",") if name
     ]
+    if len({Path(name).name for name in args.also}) < len(args.also):
+        fail(f"--also {','.join(args.also)}: no two tasks may have the same name")
     if args.seeds is None:
         args.seeds = "0,1,2" if embedded and not args.quick else "0"
     if args.eval_problems is None:
@@ -916,6 +918,8 @@ def main(argv=None):
                 raise ValueError(
                     f"--also {name}: the embedded model of --task {args.task} does not know its words; math also has sub, max, min"
                 )
+            if embedded and other.test == task.test:
+                raise ValueError(f"--also {name}: has the problems that --task {args.task} is scored on; it must be another task")
         args.eval_problems = min(args.eval_problems, len(task.test))
         if args.plan:
             config = EMBEDDED_CONFIG if embedded else Config.from_hf(read_json(path / "config.json"))

@@ -9,6 +9,7 @@ Always the same file.
 import argparse
 import json
 import random
+import sys
 
 KINDS = {  # what is asked of a and b, their ranges, and the answer
     "sum-2": ("What is {a} + {b}?", (10, 100), (10, 100), lambda a, b: a + b),
@@ -45,5 +46,9 @@ if __name__ == "__main__":
     parser.add_argument("--count", type=int, default=6000)
     parser.add_argument("--examples", type=int, default=0)
     args = parser.parse_args()
-    for row in questions(args.kind, args.count, args.examples):
-        print(json.dumps(row))
+    try:
+        for row in questions(args.kind, args.count, args.examples):
+            print(json.dumps(row))
+        sys.stdout.flush()
+    except BrokenPipeError:  # as of `| head`
+        sys.stderr.close()

@@ -95,6 +95,12 @@ def test_equal_scores_are_equal_in_whatever_order_they_are_added():
     assert len({analyze.bootstrap(t, draws=2)[0][0] for t in shuffled}) == 1
 
 
+def test_the_interval_draws_the_same_problems_and_seeds_for_every_row():
+    table = np.random.default_rng(0).integers(0, 5, size=(2, 3, 40)) / 4
+    _, draws = analyze.bootstrap(np.concatenate([table, table[1:]]))
+    np.testing.assert_array_equal(draws[:, 1], draws[:, 2])
+
+
 def test_panels_of_any_size_draw_the_same_seeds():
     """Where the seeds alone differ, two panels' draws agree to the last digit: means over domains keep a seed's runs together."""
     levels = np.array([0.25, 0.5, 1.0])[None, :, None]

@@ -182,6 +182,9 @@ def test_an_instruction_of_ones_own(tmp_path):
         assert all(p.prompt.endswith(end) for p in everything(tasks.load_task(path, instruction=instruction)))
     with pytest.raises(ValueError, match="--instruction goes with questions"):
         tasks.load_task("math", instruction="x")
+    programs = [{"text": f"f{i}", "test_list": ["assert 1"]} for i in range(20)]
+    with pytest.raises(ValueError, match="asks for programs"):
+        tasks.load_task(str(written(tmp_path / "b.jsonl", programs)), instruction="x")
 
 
 @pytest.mark.parametrize("kind", questions.KINDS)

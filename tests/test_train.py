@@ -254,6 +254,12 @@ def same_runs(runs, other):
     return all(files(runs, pattern) == files(other, pattern) for pattern in patterns)
 
 
+def test_what_is_trained_on_is_not_scored_as_another_task(runs, capsys):
+    for name in ("math-short", "add", "math"):
+        assert "another task" in refused(capsys, "--also", name, "--runs", str(runs))
+    assert not runs.exists()
+
+
 def test_four_processes_share_a_sweep_and_one_is_killed(runs, command, noting, tmp_path):
     """As tasks of a Slurm array would. The first is killed in the middle of a run: another does that one, and no other comes twice."""
     train.main(command(tmp_path / "other", "--layer", "each"))
@@ -475,7 +481,7 @@ REFUSED = [
     (["--layer", "full", "--find-lr", "1e-3,-1"], "--find-lr"), (["--layer", "full", "--find-lr", ""], "--find-lr"), (["--find-lr", "1e-3"], "--find-lr"),
     (["--task", "math"], "--task math"), (["--merge", "x"], "--out"), (["--out", "x"], "--merge"), (["--merge", "x", "--out", "y", "--plan"], "--plan"),
     (["--merge", "nowhere", "--out", "y"], "nowhere"), (["--algo", ""], "--algo"), (["--layer", "top-0"], "--layer"), (["--layer", "top-4"], "first run --layer each"),
-    (["--also", "nowhere.jsonl"], "nowhere.jsonl"), (["--also", "sums"], "sums"), (["--also", "sub"], "--task sub"),
+    (["--also", "nowhere.jsonl"], "nowhere.jsonl"), (["--also", "sums"], "sums"), (["--also", "sub"], "--task sub"), (["--also", "a.jsonl,b/a.jsonl"], "same name"),
     (["--steps", "1e3"], "--steps"), (["--seeds", ""], "--seeds"), (["--boost", ""], "--boost"), (["--layer", "boost-3"], "--boost 3,5"), (["--epochs", "-1"], "--epochs"), (["--jobs", "-1"], "--jobs"), (["--max-tokens", "-1"], "--max-tokens"),
 ]  # fmt: skip
 
