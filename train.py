@@ -276,7 +276,8 @@ def train_steps(model, tokenizer, task, folder, settings, trained, untrained, st
     model.recompute = settings["recompute"]
     steps = settings["steps"] if trained else 0
     bar.reset(total=steps)
-    points = sorted({round(steps * third / 3) for third in (1, 2, 3)} - {0}) or [0]
+    thirds = (1, 2, 3) if settings["panel"] == "test" else (3,)  # a search for a rate or a layer wants the end alone
+    points = sorted({round(steps * third / 3) for third in thirds} - {0}) or [0]
     problems = panel_of(task, settings)
     faster = layers_of(settings["layer"], settings["num_layers"], settings["seed"]) if "boost_lr" in settings else []
     faster = tuple(f"model.layers.{k}." for k in faster)
@@ -338,7 +339,7 @@ def train_steps(model, tokenizer, task, folder, settings, trained, untrained, st
         part = name.split(".")[2] if ".layers." in name else name
         change[part] = change.get(part, 0.0) + (master.detach() - untrained[name].float()).square().sum().item()
     change = {part: squares**0.5 for part, squares in change.items()}
-    others = task.also if settings["panel"] == "test" else ()  # a search for a rate or a layer has no use for them
+    others = task.also if settings["panel"] == "test" else ()
     elsewhere = {name: evaluate(model, tokenizer, other, panel_of(other, settings), settings) for name, other in others}
     counts = [sum(p.numel() for p in parameters) for parameters in (trained.values(), model.parameters())]
     write_json(folder / "eval.json", {
