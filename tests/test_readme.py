@@ -138,6 +138,57 @@ def test_how_pairs_compare_with_closing_the_gap():
     assert f"the first and the last exceed it by {short(over[7])}" in WORDS
 
 
+def test_pairs_after_a_third_of_the_steps():
+    """In units of full training's final gain: all 28 below the sum of both, and beyond the interval."""
+    settings, runs, _ = analyze.read_runs(ROOT / "tests/recorded/math")
+    pairs = [f"{a},{b}" for a in range(8) for b in range(a + 1, 8)]
+    layers = ["base", "full", *map(str, range(8)), *pairs]
+    (score, draws), (last, last_draws) = (analyze.bootstrap(analyze.outcomes(runs, layers, point=p)) for p in ("40", None))
+    c = (score - last[0]) / (last[1] - last[0])
+    drawn = (draws - last_draws[:, [0]]) / (last_draws[:, [1]] - last_draws[:, [0]])
+    at = [[layers.index(pair), *(layers.index(k) for k in pair.split(","))] for pair in pairs]
+    assert all(analyze.interval((drawn[:, i] - drawn[:, a] - drawn[:, b])[:, None])[1][0] < 0 for i, a, b in at)
+    sums = [c[a] + c[b] for _, a, b in at]
+    assert f"when the sums are {short(min(sums))} to {short(max(sums))} of full training's final gain" in WORDS
+
+
+def test_figures_of_the_claims(record):
+    """What stands in sentences, against the rows and printed tables that it is taken from."""
+    rows = {
+        (name, row["layer"]): row
+        for name in RECORDS
+        for row in json.loads((ROOT / f"tests/recorded/{name}/contribution.json").read_text())["rows"]
+    }
+    greedy = {layer: rows["math", layer]["greedy_contribution"] for layer in "02"}
+    assert f"({short(greedy['0'])} against {short(greedy['2'])} at the peak)" in WORDS
+    middle = [re.search(rf"{name}\n-+\n.*?\n +middle .*? (\d\.\d\d) \[[^]]*\] +0\.0%", record("tests/recorded")[0], re.DOTALL)[1]
+              for name in ("math", "code", "household")]  # fmt: skip
+    assert "loses {}, {} and {} of C".format(*(short(float(value)) for value in middle)) in WORDS
+    steps = [rows[name, layer]["contribution"] for name, layer in (("math-400-steps", "3"), ("math-rate-1e-3", "3"))]
+    assert f"({short(steps[0])} after 400 steps, one seed; {short(steps[1])} at twice the rate)" in WORDS
+    votes = re.search(r"\nmath\n-+\n.*?\nVoting\n(.*?)\n\n", record("tests/recorded")[0], re.DOTALL)[1].splitlines()
+    full, one, several = (line.split() for line in (votes[2], votes[3], votes[4]))
+    assert f"four voters: {short3(several[-4])} against {short3(full[-1])}" in WORDS
+    assert f"and {short3(one[-4])} of one layer's samples" in WORDS
+    lengths = [rows["code", layer]["length"] for layer in ("base", "full")]
+    assert f"({lengths[0]:.1f} to {lengths[1]:.1f} tokens)" in WORDS
+    cut = [rows["household", layer]["truncated"] for layer in ("full", "base")]
+    assert f"{cut[0]:.0%} of full training's episodes run out of steps instead of {cut[1]:.0%}".replace("%", " %") in WORDS
+
+
+def short3(text):
+    return re.sub(r"^0\.", ".", text)
+
+
+def test_base_pass_rates():
+    recorded = json.loads((ROOT / "tests/recorded/real/pass-rates.json").read_text())
+    table = re.search(r"\n\| asked \|.*?\n\n", README, re.DOTALL)[0]
+    for figures in recorded.values():
+        for found in figures.values():
+            assert f"{found['sampled']:.3f} / {found['greedy']:.3f}" in table
+    assert table.count(" / ") == sum(map(len, recorded.values()))
+
+
 def test_the_interval_of_gigpo_less_grpo():
     (_, draws, layers), (_, others, other_layers) = contributions("household"), contributions("household-grpo")
     difference = draws[:, layers.index("full")] - others[:, other_layers.index("full")]
