@@ -434,14 +434,14 @@ def test_control_characters_do_not_reach_the_terminal(runs, command, tmp_path, c
     (runs / HOSTILE / "config.json").write_text(json.dumps({"settings": {HOSTILE: HOSTILE}}))
     (runs / "base").mkdir()
     (runs / "base" / "config.json").write_text(
-        json.dumps({HOSTILE: 1, "settings": {"layer": HOSTILE, "seed": 0, "panel": "test", "num_layers": 3}})
+        json.dumps({HOSTILE: 1, "settings": {"layer": HOSTILE, "seed": 0, "panel": "test", "num_layers": 3, "steps": 9}})
     )
     found = {"right": "1", "greedy": "1", "samples": 1, "length": 1, "truncated": 0, "before": {}}
     (runs / "base" / "eval.json").write_text(json.dumps(found))
     with pytest.raises(SystemExit):
         analyze.main([str(runs), "--out", str(tmp_path)])
     (runs / "base" / "config.json").write_text(
-        json.dumps({"settings": {"layer": "base", "seed": 0, "panel": "test", "num_layers": 3}})
+        json.dumps({"settings": {"layer": "base", "seed": 0, "panel": "test", "num_layers": 3, "steps": 9}})
     )
     analyze.main([str(runs), "--out", str(tmp_path)])
     printed = capsys.readouterr()
@@ -501,6 +501,7 @@ JSON = st.recursive(
 NAMES = [
     ("settings",),
     ("settings", "num_layers"),
+    ("settings", "steps"),
     ("settings", "layer"),
     ("settings", "seed"),
     ("settings", "panel"),
@@ -520,7 +521,16 @@ def run_files(draw):
     """config.json and eval.json of one run: as they should be, but for up to two fields, or any JSON, or any bytes, or none."""
     layer, n = draw(st.sampled_from(["base", "full", "norm", "0", "1", "1,2", "mid-2"])), draw(st.sampled_from([4, 4, 4, 3]))
     digits = st.text("01234", min_size=n, max_size=n)
-    config = {"settings": {"layer": layer, "seed": draw(st.integers(0, 1)), "panel": "test", "num_layers": 3, "quick": False}}
+    config = {
+        "settings": {
+            "layer": layer,
+            "seed": draw(st.integers(0, 1)),
+            "panel": "test",
+            "num_layers": 3,
+            "steps": 9,
+            "quick": False,
+        }
+    }
     outcome = {"right": draw(digits), "greedy": draw(st.text("01", min_size=n, max_size=n))}
     found = {**outcome, "samples": 4, "length": 2.5, "truncated": 0.5, "before": {"10": dict(outcome)}}
     found |= {"change": {"0": 1.0, "1": 2.0}, "also": {"x": {**outcome, "samples": 4, "length": 1, "truncated": 0}}}
@@ -578,7 +588,7 @@ def test_any_folder_gives_a_report_or_a_refusal(folders, record):
 @given(st.lists(run_files(), min_size=1, max_size=4))
 def test_any_record_gives_a_report_or_a_refusal(folders):
     """The same of contribution.json, which a report can be made from again."""
-    runs, shared = [], {"num_layers": 3}
+    runs, shared = [], {"num_layers": 3, "steps": 9}
     for config, found in folders:
         try:
             config, found = json.loads(config), json.loads(found)
