@@ -327,7 +327,7 @@ def precision(name, P, G, length):
     with torch.no_grad():
         (low, mask), (full, _) = (rl.score(m, bare, rows, 1.0) for m in (half, model))
     gap = (low - full)[mask].abs()
-    what = f"log-probability of a token, {name}, bf16 less fp32: mean; largest"
+    what = f"log-probabilities, {name}, bf16 less fp32: mean; largest"
     line(what, f"{gap.mean():.4f}", f"{gap.max():.4f}", "", "")
     alone = replace(
         batch, prompts=[batch.prompts[p] for p in batch.prompt_of], prompt_of=rows,
