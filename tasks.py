@@ -102,11 +102,11 @@ def arithmetic(asked="add", short=False):
     also to err, and cannot know whom to imitate. RL on additions alone has to select: the part of reinforcement learning
     after pretraining that a tiny model can show in seconds. Numbers are zero-padded: every answer is DIGITS + 1 digits long.
     Another skill may be `asked` for, to see what RL on additions did to it. `short`: another set to train on, for the same
-    base and panels: numbers of one digit to four, each as often as the next.
+    base and panels: numbers below 10, 100, 1,000 and 10,000, each as often as the others.
     """
 
-    def problem(rng, skill=asked, short=False):
-        a, b = (rng.randrange(10 ** (rng.randint(1, DIGITS) if short else DIGITS)) for _ in "ab")
+    def problem(rng, skill=asked, any_length=False):
+        a, b = (rng.randrange(10 ** (rng.randint(1, DIGITS) if any_length else DIGITS)) for _ in "ab")
         return Problem(f"{skill} {a:0{DIGITS}} {b:0{DIGITS}} =", f"{SKILLS[skill](a, b):0{DIGITS + 1}}"), a, b
 
     def panel(name, n):
@@ -119,7 +119,7 @@ def arithmetic(asked="add", short=False):
     def draw(seed, step, n):
         rng, problems = random.Random(f"arithmetic train {seed} {step}"), []
         while len(problems) < n:
-            new = problem(rng, short=short)[0]
+            new = problem(rng, any_length=short)[0]
             problems += [new] if new.prompt not in held_out else []
         return problems
 
