@@ -141,6 +141,8 @@ def write_json(path, *values):
 
 
 def write_tensors(path, tensors, metadata=None):
+    for left in path.parent.glob(".tmp*"):  # safetensors writes under such a name first, and a killed process leaves it
+        left.unlink()
     with beside(path) as part:
         save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part, metadata=metadata)
 

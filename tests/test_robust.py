@@ -87,6 +87,14 @@ def test_twenty_kills_leave_the_files_of_an_undisturbed_sweep(runs, command, who
         assert contents(runs.with_name(f"runs-{i + 1}")) == whole
 
 
+def test_what_safetensors_leaves_when_killed_is_removed(runs, command, whole):
+    """Its own name for a file that is not whole yet: tempfile's, in the folder of the file."""
+    (runs / "full-seed-0").mkdir(parents=True)
+    (runs / "full-seed-0" / ".tmpgHf03v").write_bytes(b"half")
+    train.main(command(runs, "--layer", "each"))
+    assert contents(runs) == whole
+
+
 class Stop(Exception):
     pass
 
