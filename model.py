@@ -199,26 +199,34 @@ class DecoderLayer(nn.Module):
 
 
 class KVCache:
-    """Keys and values of every layer, preallocated: `slots` positions for each of `batch` rows. Written in place, no graph."""
+    """Keys and values of every layer, preallocated: `size` positions for each of `batch` rows. Written in place, no graph.
 
-    def __init__(self, config, batch, slots, dtype, device):
-        shape = (batch, config.num_key_value_heads, slots, config.head_dim)
+    A pass writes at `slots`, a slice or index tensor, and sees the first `span`.
+    """
+
+    def __init__(self, config, batch, size, dtype, device):
+        shape = (batch, config.num_key_value_heads, size, config.head_dim)
         self.layers = [[torch.empty(shape, dtype=dtype, device=device) for _ in "kv"] for _ in range(config.num_hidden_layers)]
-        self.length = 0  # slots filled; whoever runs the layers moves it on once all of them have written
+        self.slots, self.span = slice(0, 0), 0
 
     def extend(self, layer, k, v):
-        end = self.length + k.shape[2]
         for stored, new in zip(self.layers[layer], (k, v)):
-            stored[:, :, self.length : end] = new
-        return [stored[:, :, :end] for stored in self.layers[layer]]  # never more than is filled: attention grows with the text
+            stored[:, :, self.slots] = new
+        return [stored[:, :, : self.span] for stored in self.layers[layer]]
+
+    def see(self, span):
+        """From now on show `span` slots. Those that the next passes do not write at once are 0: a mask's 0 times garbage may be NaN."""
+        for stored in sum(self.layers, []) if span > self.span + 1 else ():
+            stored[:, :, self.span : span] = 0
+        self.span = span
 
     def keep(self, rows):
         """Go on with `rows` (an index tensor) in this order: one that is not among them is dropped, one may come several times."""
         for layer in self.layers:  # one at a time: no second cache in memory
             for i, stored in enumerate(layer):
                 layer[i] = stored.new_empty(len(rows), *stored.shape[1:])
-                filled = slice(0, self.length)  # the rest need not be copied; and `out` saves a second copy
-                torch.index_select(stored[:, :, filled], 0, rows, out=layer[i][:, :, filled])
+                seen = slice(0, self.span)  # the rest need not be copied; and `out` saves a second copy
+                torch.index_select(stored[:, :, seen], 0, rows, out=layer[i][:, :, seen])
 
 
 class Prefix:

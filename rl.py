@@ -77,6 +77,23 @@ def sample(logits, temperature, uniform):
     return token[:, 0], logprobs.gather(1, token)[:, 0]
 
 
+# By how many steps two looks at what has ended are apart (asking makes a GPU wait), and by how many slots the part of the cache
+# that attention reads grows at a time. In between, a GPU has the same to do at every step, and replays a graph of it.
+STRIDES = {"cpu": (1, 1), "cuda": (16, 256)}
+
+
+def captured(step):
+    """A function that has the GPU do what `step` does: its kernels, as one CUDA graph, without Python between them.
+
+    Here they are recorded, not run. Python being gone, `step` may ask for no value, and what the next step needs it must write
+    in place. It should have run before, so that libraries are set up and have chosen their kernels.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
 @torch.no_grad()
 def rollout(
     model, prompts, *, group_size, max_new_tokens, temperature, eos_id, generator=None, start=0, token_budget=None
@@ -117,63 +134,88 @@ def rollout(
     # Prefill: every prompt once for all of its completions.
     prompt, real = pad(prompts, device)  # (P, Tp)
     P, Tp = prompt.shape
-    cache = KVCache(model.config, P, Tp + max_new_tokens, dtype, device)
+    size = Tp + max_new_tokens
+    cache = KVCache(model.config, P, size, dtype, device)
+    cache.slots, cache.span = slice(0, Tp), Tp
     positions = torch.arange(Tp, device=device)[None]
     x = model.model.embed_tokens(prompt)  # (P, Tp, D)
     x = model.run_layers(x, positions, causal(Tp, device)[None, None], cache, stop=start)
     if start:
         out.prompt_hidden = [row[: len(prompt)] for row, prompt in zip(x, prompts)]
     x = model.run_layers(x, positions, causal(Tp, device)[None, None], cache, start=start)
-    cache.length = Tp
     position = real.sum(1)[:, None]  # (P, 1): of the next token
     x = x.gather(1, (position - 1)[..., None].expand(-1, -1, x.shape[2]))  # (P, 1, D): at each prompt's last token
 
     # Decode. A row of the batch stands for all completions of a prompt that are equal so far: at first there is one row a
     # prompt, and where two of its completions part, so do their rows. Slots of the cache are the same for all rows.
+    every, block = STRIDES[device.type]
     mask = None
-    if not real.all():  # padding between a prompt and what follows it
-        mask = torch.cat([real, real.new_ones(P, max_new_tokens)], dim=1)[:, None, None, :]  # (P, 1, 1, Tp + max_new_tokens)
+    if block > 1 or not real.all():  # slots not filled yet, or padding between a prompt and what follows it
+        mask = torch.cat([real, real.new_zeros(P, max_new_tokens)], dim=1)[:, None, None, :]  # (P, 1, 1, size)
     tokens = torch.zeros(B, max_new_tokens, dtype=torch.long, device=device)
     logprobs = torch.zeros(B, max_new_tokens, device=device)
     hidden = torch.empty(B, max_new_tokens if start else 0, model.config.hidden_size, dtype=dtype, device=device)
     alive = torch.arange(B, device=device)  # the completions that have not ended ...
-    row = torch.tensor(prompt_of, device=device)  # ... and the row that each of them continues
-    ended = torch.zeros(B, dtype=torch.bool, device=device)
+    row = torch.tensor(prompt_of, device=device)  # ... the row that each of them continues ...
+    token = torch.zeros(B, dtype=torch.long, device=device)  # ... its newest token ...
+    ended = torch.zeros(B, dtype=torch.bool, device=device)  # ... and whether that, or one since we looked, has ended it
+    now = torch.zeros(1, dtype=torch.long, device=device)  # the newest tokens' index
+    slot = now + Tp  # where in the cache they go
     # Numbers are drawn for all completions and steps, so what one samples does not depend on which others have ended.
     uniform = 1 - torch.rand(max_new_tokens, B, generator=generator, device=device)
-    for t in range(max_new_tokens):
-        token, logprob = sample(model.lm_head(model.model.norm(x[:, 0]))[row], temperature, uniform[t, alive])
-        tokens[alive, t], logprobs[alive, t] = token, logprob
-        ended |= torch.isin(token, ends)
-        if t == max_new_tokens - 1:
-            break
-        if device.type == "cpu" or t % 16 == 0:  # asking a GPU how many have ended makes it wait
+
+    def draw(x):  # x (rows, D), the states at the newest tokens -> the next ones
+        new, logprob = sample(model.lm_head(model.model.norm(x))[row], temperature, uniform[now, alive])
+        tokens[alive, now], logprobs[alive, now] = new, logprob
+        token.copy_(new)
+        ended.logical_or_((new[:, None] == ends).any(1))
+
+    def step():  # run the newest tokens through the model and draw the next; see `captured` for why all is done in place
+        if mask is not None:
+            mask.index_fill_(3, slot, True)
+        seen = None if mask is None else mask[..., : cache.span]
+        x = torch.zeros_like(position).scatter_(0, row[:, None], token[:, None])  # (rows, 1): the token that each row ends in
+        x = model.model.embed_tokens(x)  # (rows, 1, D)
+        if start:
+            x = model.run_layers(x, position, seen, cache, stop=start)
+            hidden[alive, now] = x[row, 0]
+        x = model.run_layers(x, position, seen, cache, start=start)
+        for counter in (now, position, slot):
+            counter += 1
+        draw(x[:, 0])
+
+    draw(x[:, 0])
+    run = None
+    for t in range(1, max_new_tokens):
+        if (t - 1) % every == 0:
             going = (~ended).nonzero()[:, 0]
             if len(going) == 0:
                 break
-            alive, row, token, ended = (values[going] for values in (alive, row, token, ended))
-            # A GPU is not asked after each token, so there all part after the first.
-            branch = row * model.config.vocab_size + token if device.type == "cpu" else alive
-            branches, new_row = branch.unique(return_inverse=True)
-            # Moving the cache costs about as much as a step: only where rows part, or many have ended.
-            if len(branches) > len(row.unique()) or len(branches) <= 0.75 * len(position):
-                origin = torch.empty_like(branches).scatter_(0, new_row, row)  # the old row that each new one goes on from
-                cache.keep(origin)
-                row, position, mask = new_row, position[origin], None if mask is None else mask[origin]
-        step = torch.zeros_like(position).scatter_(0, row[:, None], token[:, None])  # (rows, 1): the token that each row ends in
-        step_mask = None if mask is None else mask[..., : Tp + t + 1]
-        x = model.model.embed_tokens(step)  # (rows, 1, D)
-        if start:
-            x = model.run_layers(x, position + t, step_mask, cache, stop=start)
-            hidden[alive, t] = x[row, 0]
-        x = model.run_layers(x, position + t, step_mask, cache, start=start)
-        cache.length += 1
+            # A graph is bound to its tensors: where there is one, they are replaced only when that pays for another.
+            if every == 1 or t == 1 or len(going) <= 0.75 * len(alive):
+                run = None
+                alive, row, token, ended = (values[going] for values in (alive, row, token, ended))
+                branch = row * model.config.vocab_size + token if every == 1 else alive  # seldom looked at, all part at once
+                branches, new_row = branch.unique(return_inverse=True)
+                # Moving the cache costs about as much as a step: only where rows part, or many have ended.
+                if len(branches) > len(row.unique()) or len(branches) <= 0.75 * len(position):
+                    origin = torch.empty_like(branches).scatter_(0, new_row, row)  # the old row that each new one goes on from
+                    cache.keep(origin)
+                    row, position, mask = new_row, position[origin], None if mask is None else mask[origin]
+        span = min(-(-(Tp + t) // block) * block, size)
+        if run is None or span != cache.span:
+            cache.see(span)
+            cache.slots = slice(span - 1, span) if block == 1 else slot  # a slice is faster, but in a graph it would not move
+            run = step
+        elif run is step and max_new_tokens - t > every:  # too few are not worth it
+            run = captured(step)
+        run()
 
     if not logprobs.isfinite().all():
         raise FloatingPointError("a log-probability at sampling is not finite")
+    tokens = tokens[:, : now.item() + 1]
     hit = torch.isin(tokens, ends)
-    hit[:, t + 1 :] = False  # never written
-    lengths = torch.where(hit.any(1), hit.int().argmax(1) + 1, t + 1).tolist()
+    lengths = torch.where(hit.any(1), hit.int().argmax(1) + 1, tokens.shape[1]).tolist()
     out.truncated = (~hit.any(1)).tolist()
     out.completions = [row[:n] for row, n in zip(tokens.tolist(), lengths)]
     out.logprobs = [row[:n] for row, n in zip(logprobs.tolist(), lengths)]

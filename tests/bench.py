@@ -33,7 +33,7 @@ import torch.nn.functional as F  # isort: skip
 
 import rl
 import tasks
-from model import Transformer
+from model import Config, Transformer, read_json
 
 TAUGHT, RANDOM = "embedded, taught", "embedded, random weights"
 SMOL, QWEN = "smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct"
@@ -178,8 +178,10 @@ def generate(model, prompts, G, length, eos):
     return torch.where(hit.any(1), hit.int().argmax(1) + 1, new.shape[1]).sum().item()
 
 
-def sample(model, prompts, G, length, eos, start=0):
-    return rl.rollout(model, prompts, group_size=G, max_new_tokens=length, temperature=1.0, eos_id=eos, start=start)
+def sample(model, prompts, G, length, eos, start=0, budget=None):
+    return rl.rollout(
+        model, prompts, group_size=G, max_new_tokens=length, temperature=1.0, eos_id=eos, start=start, token_budget=budget
+    )
 
 
 def tokens_of(batch):
@@ -196,16 +198,16 @@ def train_pass(model, spec, batches):
     return 1
 
 
-def grpo_step(model, prompts, G, length, eos, spec):
+def grpo_step(model, prompts, G, length, eos, spec, budget=BUDGET):
     """A function that makes one whole step and returns its tokens. Rewards are random, so no completion is left out."""
     names, start = train.choose(model, spec)
     optimizer = rl.Optimizer(p for p in model.parameters() if p.requires_grad)
 
     def step():
         train.choose(model, spec)  # as contestants may share a model
-        batch = sample(model, prompts, G, length, eos, start)
+        batch = sample(model, prompts, G, length, eos, start, 4 * budget)  # as in train.py
         advantages = rl.group_advantages(torch.rand(len(prompts), G)).flatten()
-        rl.update(model, optimizer, batch, advantages, lr=1e-7, start=start, token_budget=BUDGET)
+        rl.update(model, optimizer, batch, advantages, lr=1e-7, start=start, token_budget=budget)
         return tokens_of(batch)
 
     return step
@@ -406,6 +408,63 @@ def machine(name, P, G, length):
     row(what, rates(read * size / 1e9, roll), rates(8 * big.numel() / 1e9, copying), "GB/s")
 
 
+def shaped(name):
+    """A random model of the shape of tests/configs/NAME: made where and in what it computes, so an 8B one needs no 32 GB first."""
+    with torch.device("meta"):
+        model = Transformer(Config.from_hf(read_json(Path(__file__).parent / "configs" / name / "config.json")))
+    model = model.to(DTYPE).to_empty(device=DEVICE)
+    if model.config.tie_word_embeddings:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    model.init_weights()
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            torch.nn.init.ones_(parameter)
+    return model
+
+
+def large(name, P, G, prompt, length, budget):
+    """On a GPU: decoding with graphs, without, and against the memory's bandwidth; memory of training the middle layer against --plan."""
+    if DEVICE != "cuda":
+        raise Skip("wants --device cuda")
+    model = shaped(name)
+    c, middle = model.config, model.config.num_hidden_layers // 2
+    prompts = torch.randint(c.vocab_size, (P, prompt)).tolist()
+    big, captured = torch.randn(2**28, device=DEVICE), rl.captured
+
+    def decode(capture, new):
+        rl.captured = capture
+        sample(model, prompts, G, new, [-1])
+        rl.captured = captured
+        return P * G * new
+
+    copying, graphs, none, prefill = race(
+        lambda: bool(len(big.clone())), lambda: decode(captured, length), lambda: decode(lambda step: step, length),
+        lambda: bool(decode(captured, 1)),
+    )  # fmt: skip
+    what = f"decoding, {name} (random), {P} x {G} x {length}"
+    row(f"{what}: graphs; none", rates(1, graphs), rates(1, none), "tok/s")
+    seconds = [P * G * length * t - p for t, p in zip(graphs, prefill)]
+    cache = P * G * (length - 1) * (prompt + length / 2) * 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim
+    read = ((length - 1) * sum(p.numel() for p in model.parameters()) + cache) * model.lm_head.weight.element_size()
+    row(f"{what}: weights and cache read; copy", rates(read / 1e9, seconds), rates(8 * big.numel() / 1e9, copying), "GB/s")
+    model = big = None
+    settings = {"group": G, "max_tokens": length, "prompts": P, "token_budget": budget, "recompute": True}
+    settings["dtype"] = {kind: name for name, kind in train.DTYPES.items()}[DTYPE]
+    parts = train.plan(c, str(middle), settings, prompt)
+    expected = train.peak(parts) - parts["program and libraries"]
+    needed = peak(two_large_steps, name, P, G, prompt, length, budget)
+    row(f"GRPO step, {name} (random), layer {middle}: peak; --plan", needed, [expected / 2**20], "MB", "<= 1")
+
+
+def two_large_steps(name, P, G, prompt, length, budget):
+    model = shaped(name)
+    model.recompute = True
+    prompts = torch.randint(model.config.vocab_size, (P, prompt)).tolist()
+    one_step = grpo_step(model, prompts, G, length, [-1], str(model.config.num_hidden_layers // 2), budget)
+    for _ in range(2):  # in the second, Adam has its state
+        one_step()
+
+
 # ---------------------------------------------------------------------------------------------------- the command line
 
 CLAIMS = {  # prompts x samples x greatest length; a claim is made for each of its cases
@@ -420,6 +479,7 @@ CLAIMS = {  # prompts x samples x greatest length; a claim is made for each of i
     vocabulary: [()],
     growth: [("prompts", 8), ("length", 32), ("num_hidden_layers", 4), ("vocab_size", 2048)],
     machine: [(SMOL, 2, 8, 64)],
+    large: [("Qwen3-1.7B-Base", 4, 16, 512, 512, 16384), ("Qwen3-8B-Base", 4, 16, 512, 512, 16384)],
 }  # fmt: skip
 
 

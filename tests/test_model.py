@@ -106,8 +106,8 @@ def test_cached_chunks_equal_the_full_pass():
             positions = torch.arange(first, last)[None]
             mask = torch.arange(last)[None, :] <= positions[0][:, None]
             x = model.model.embed_tokens(tokens[:, first:last])
+            cache.slots, cache.span = slice(first, last), last
             states.append(model.run_layers(x, positions, mask[None, None], cache))
-            cache.length = last
         logits = model.lm_head(model.model.norm(torch.cat(states, dim=1)))
         torch.testing.assert_close(logits, model(tokens), rtol=1e-4, atol=1e-5)
 
