@@ -25,6 +25,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+# cuDNN's attention, which torch 2.11 and later prefer on an H100, plans anew for each shape it meets, and its backward pass under
+# a mask can be NaN (pytorch/pytorch#196678). Without it the memory-efficient kernel runs.
+torch.backends.cuda.enable_cudnn_sdp(False)
+
 
 @dataclass
 class Config:
@@ -215,7 +219,7 @@ class KVCache:
         return [stored[:, :, : self.span] for stored in self.layers[layer]]
 
     def see(self, span):
-        """From now on show `span` slots. Those that the next passes do not write at once are 0: a mask's 0 times garbage may be NaN."""
+        """From now on show `span` slots. More than the next pass writes at once are set to 0: a masked NaN would still spread."""
         for stored in sum(self.layers, []) if span > self.span + 1 else ():
             stored[:, :, self.span : span] = 0
         self.span = span
@@ -296,12 +300,13 @@ class Transformer(nn.Module):
         """
         rope = [table.to(x.dtype) for table in rope_tables(self.config, positions)]
         if mask is not None:  # once for all layers: as what is added to the scores, and for each head that shares a key head
-            shared = self.config.num_attention_heads // self.config.num_key_value_heads
-            mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, float("-inf")).repeat(1, 1, shared, 1)
+            shared, width = self.config.num_attention_heads // self.config.num_key_value_heads, mask.shape[-1]
+            mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, float("-inf"))
+            mask = F.pad(mask, (0, -width % 8)).repeat(1, 1, shared, 1)[..., :width]  # a GPU would copy unaligned rows, per layer
         for i in range(self.config.num_hidden_layers)[start:stop]:
             extend = (lambda k, v, i=i: cache.extend(i, k, v)) if cache else lambda k, v: (k, v)
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(self.model.layers[i], x, rope, mask, extend, use_reentrant=False)
+                x = checkpoint(self.model.layers[i], x, rope, mask, extend, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = self.model.layers[i](x, rope, mask, extend)
         return x

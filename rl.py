@@ -77,16 +77,18 @@ def sample(logits, temperature, uniform):
     return token[:, 0], logprobs.gather(1, token)[:, 0]
 
 
-# By how many steps two looks at what has ended are apart (asking makes a GPU wait), and by how many slots the part of the cache
-# that attention reads grows at a time. In between, a GPU has the same to do at every step, and replays a graph of it.
+# For each device: after how many steps we look at what has ended (asking makes a GPU wait), and by how many slots the part of
+# the cache that attention reads grows. Between two such changes a GPU does the same on the same memory, so it replays a graph.
 STRIDES = {"cpu": (1, 1), "cuda": (16, 256)}
 
 
 def captured(step):
-    """A function that has the GPU do what `step` does: its kernels, as one CUDA graph, without Python between them.
+    """A function that has the GPU do again what `step` does: its kernels, as one CUDA graph, without Python between them.
 
-    Here they are recorded, not run. Python being gone, `step` may ask for no value, and what the next step needs it must write
-    in place. It should have run before, so that libraries are set up and have chosen their kernels.
+    Here they are recorded, not run. A replay works on the memory of the recording: `step` may ask for no value, what the next
+    step needs it must write in place, and the graph is of no use once one of its tensors has been replaced. Drop it before the
+    next one is captured, as they share a stream. `step` must have run on tensors of these shapes: a kernel cannot be loaded
+    while it is recorded.
     """
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -158,7 +160,7 @@ def rollout(
     alive = torch.arange(B, device=device)  # the completions that have not ended ...
     row = torch.tensor(prompt_of, device=device)  # ... the row that each of them continues ...
     token = torch.zeros(B, dtype=torch.long, device=device)  # ... its newest token ...
-    ended = torch.zeros(B, dtype=torch.bool, device=device)  # ... and whether that, or one since we looked, has ended it
+    ended = torch.zeros(B, dtype=torch.bool, device=device)  # ... and whether it has ended, since we last looked
     now = torch.zeros(1, dtype=torch.long, device=device)  # the newest tokens' index
     slot = now + Tp  # where in the cache they go
     # Numbers are drawn for all completions and steps, so what one samples does not depend on which others have ended.
@@ -170,7 +172,7 @@ def rollout(
         token.copy_(new)
         ended.logical_or_((new[:, None] == ends).any(1))
 
-    def step():  # run the newest tokens through the model and draw the next; see `captured` for why all is done in place
+    def step():  # run the newest tokens and draw the next. What the next step needs is written in place: see `captured`
         if mask is not None:
             mask.index_fill_(3, slot, True)
         seen = None if mask is None else mask[..., : cache.span]
@@ -184,32 +186,41 @@ def rollout(
             counter += 1
         draw(x[:, 0])
 
+    def regroup(going):  # go on with these completions alone; where those of a row have parted, so does the row
+        nonlocal alive, row, token, ended, position, mask
+        alive, row, token, ended = (values[going] for values in (alive, row, token, ended))
+        # Who looks at every token sees which completions are still equal. Else each gets a row of its own.
+        branch = row * model.config.vocab_size + token if every == 1 else alive
+        branches, new_row = branch.unique(return_inverse=True)
+        # Moving the cache costs about as much as a step: only where rows part, or many have ended.
+        if len(branches) > len(row.unique()) or len(branches) <= 0.75 * len(position):
+            origin = torch.empty_like(branches).scatter_(0, new_row, row)  # the old row that each new one goes on from
+            cache.keep(origin)
+            row, position, mask = new_row, position[origin], None if mask is None else mask[origin]
+
     draw(x[:, 0])
-    run = None
+    cache.slots = slot
+    # The first step on new tensors is run from Python, the second captured, and that graph does the others. On a CPU each step
+    # is a first one.
+    replay, warm = None, False
     for t in range(1, max_new_tokens):
         if (t - 1) % every == 0:
             going = (~ended).nonzero()[:, 0]
             if len(going) == 0:
                 break
-            # A graph is bound to its tensors: where there is one, they are replaced only when that pays for another.
-            if every == 1 or t == 1 or len(going) <= 0.75 * len(alive):
-                run = None
-                alive, row, token, ended = (values[going] for values in (alive, row, token, ended))
-                branch = row * model.config.vocab_size + token if every == 1 else alive  # seldom looked at, all part at once
-                branches, new_row = branch.unique(return_inverse=True)
-                # Moving the cache costs about as much as a step: only where rows part, or many have ended.
-                if len(branches) > len(row.unique()) or len(branches) <= 0.75 * len(position):
-                    origin = torch.empty_like(branches).scatter_(0, new_row, row)  # the old row that each new one goes on from
-                    cache.keep(origin)
-                    row, position, mask = new_row, position[origin], None if mask is None else mask[origin]
-        span = min(-(-(Tp + t) // block) * block, size)
-        if run is None or span != cache.span:
+            if every == 1 or t == 1 or len(going) <= 0.75 * len(alive):  # or a new graph would not pay
+                regroup(going)
+                replay, warm = None, False
+        span = min(-(-(Tp + t) // block) * block, size)  # the slots in use, up to whole blocks
+        if span != cache.span:
             cache.see(span)
-            cache.slots = slice(span - 1, span) if block == 1 else slot  # a slice is faster, but in a graph it would not move
-            run = step
-        elif run is step and max_new_tokens - t > every:  # too few are not worth it
-            run = captured(step)
-        run()
+            replay, warm = None, False
+            if block == 1:
+                cache.slots = slice(span - 1, span)  # faster than `slot`, but in a graph it would not move
+        if warm and replay is None and max_new_tokens - t > every:  # for fewer steps it would not pay
+            replay = captured(step)
+        (replay or step)()
+        warm = True
 
     if not logprobs.isfinite().all():
         raise FloatingPointError("a log-probability at sampling is not finite")
@@ -337,7 +348,7 @@ def token_logprobs(x, weight, tokens, temperature, chunk=CHUNK):
     if len(x) <= size:
         return some(x, tokens)
     parts = zip(x.split(size), tokens.split(size))
-    return torch.cat([checkpoint(some, *part, use_reentrant=False) for part in parts])
+    return torch.cat([checkpoint(some, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 
 
 def score(model, batch, rows, temperature, start=0):

@@ -264,7 +264,8 @@ def train(model, tokenizer, task, folder, settings, bar, check):
     try:
         train_steps(model, tokenizer, task, folder, settings, trained, untrained, start, bar, check)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not re.search("(out of|not enough) memory|alloc", str(error), re.IGNORECASE):
+        no_memory = re.search("(out of|not enough) memory|can't allocate|ALLOC_FAILED", str(error))
+        if isinstance(error, RuntimeError) and not no_memory:
             raise
         raise MemoryError(what_to_lower(model.config, settings, longest_prompt(tokenizer, task))) from None
     finally:

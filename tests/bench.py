@@ -315,7 +315,7 @@ def two_steps(name, P, G, length, spec):
 def precision(name, P, G, length):
     """What bf16 gives on this machine, part by part, and what it costs in accuracy; then what a shared prompt saves in training."""
     model, _, prompts, eos = ours(name)
-    half, prompts = copy.deepcopy(model).bfloat16(), prompts[:P]
+    half, model, prompts = copy.deepcopy(model).bfloat16(), model.float(), prompts[:P]
     middle = model.config.num_hidden_layers // 2
     times = race(*(functools.partial(lambda m: tokens_of(sample(m, prompts, G, length, eos)), m) for m in (half, model)))
     row(f"rollout, {name}, {P} x {G} x {length}, bf16; fp32", *(rates(1, t) for t in times), "tok/s")
@@ -385,7 +385,8 @@ def machine(name, P, G, length):
     model, _, prompts, _ = ours(name)
     c, L, prompts = model.config, model.config.num_hidden_layers, prompts[:P]
     batches = {k: sample(model, prompts, G, length, [-1], k) for k in (0, L // 2)}
-    a, b = torch.randn(2, 2048, 2048, device=DEVICE, dtype=DTYPE)
+    wide = 2048 if DEVICE == "cpu" else 8192
+    a, b = torch.randn(2, wide, wide, device=DEVICE, dtype=DTYPE)
     big = torch.randn(2**27, device=DEVICE)
     product, copying, roll, full, single = race(
         lambda: bool(len(a @ b)), lambda: bool(len(big.clone())), lambda: bool(sample(model, prompts, G, length, [-1])),
@@ -401,7 +402,7 @@ def machine(name, P, G, length):
     counts[f"training, layer {L // 2}"] = (2 * (L - L // 2) + 1) * layer + 2 * head
     for (what, count), times in zip(counts.items(), (roll, full, single)):
         what = f"{what}, {name}; matrix product"
-        row(what, rates(count / 1e9, times), rates(2 * 2048**3 / 1e9, product), "GFLOP/s")
+        row(what, rates(count / 1e9, times), rates(2 * wide**3 / 1e9, product), "GFLOP/s")
     size = model.lm_head.weight.element_size()
     read = length * sum(p.numel() for p in model.parameters()) + 2 * seen * L * c.num_key_value_heads * c.head_dim
     what = f"rollout, {name}: weights and cache read; copy"
@@ -445,9 +446,11 @@ def large(name, P, G, prompt, length, budget):
     row(f"{what}: graphs; none", rates(1, graphs), rates(1, none), "tok/s")
     seconds = [P * G * length * t - p for t, p in zip(graphs, prefill)]
     cache = P * G * (length - 1) * (prompt + length / 2) * 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim
-    read = ((length - 1) * sum(p.numel() for p in model.parameters()) + cache) * model.lm_head.weight.element_size()
+    weights = sum(p.numel() for p in model.model.layers.parameters()) + model.lm_head.weight.numel()
+    read = ((length - 1) * weights + cache) * model.lm_head.weight.element_size()
     row(f"{what}: weights and cache read; copy", rates(read / 1e9, seconds), rates(8 * big.numel() / 1e9, copying), "GB/s")
     model = big = None
+    torch.cuda.empty_cache()  # the next needs the room
     settings = {"group": G, "max_tokens": length, "prompts": P, "token_budget": budget, "recompute": True}
     settings["dtype"] = {kind: name for name, kind in train.DTYPES.items()}[DTYPE]
     parts = train.plan(c, str(middle), settings, prompt)
@@ -493,7 +496,7 @@ def main():
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         base = args.base or Path(folder) / "base"
-        if not args.base:
+        if not args.base and args.only != "large":
             train.teach_base(base, tasks.arithmetic(), {"task": "math", "seed": 0, "steps": 250, "batch": 256})
         setup(args.device, args.weights, base, args.rounds)
         line("what", "ours", "theirs", "ratio", "target")

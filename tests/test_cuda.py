@@ -139,10 +139,34 @@ def test_the_stand_in_refuses_what_a_real_capture_would(graphs):
 # ---------------------------------------------------------------------------------------------------- on a GPU
 
 
+@pytest.fixture
+def spans(monkeypatch):
+    """So small that a short completion sees several."""
+    monkeypatch.setitem(rl.STRIDES, "cuda", (4, 16))
+
+
+@gpu
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-4), (torch.bfloat16, 0.2)])
+def test_on_a_gpu_a_replayed_step_is_the_step(spans, monkeypatch, dtype, tolerance):
+    model = likes_to_end(tiny()).to("cuda", dtype)
+    captures, captured = [], rl.captured
+
+    def samples(capture):
+        monkeypatch.setattr(rl, "captured", capture)
+        generator = torch.Generator("cuda").manual_seed(0)
+        options = {"group_size": 16, "max_new_tokens": 60, "temperature": 1.0, "eos_id": 0, "start": 2}
+        return rl.rollout(model, PROMPTS, generator=generator, **options)
+
+    got, expected = samples(lambda step: captures.append(1) or captured(step)), samples(lambda step: step)
+    assert len(captures) > 3 and got.completions == expected.completions
+    again, _ = rl.score(model, got, list(range(64)), 1.0, 2)
+    torch.testing.assert_close(again.cpu(), rl.pad(got.logprobs, "cpu", torch.float32)[0], rtol=0, atol=tolerance)
+
+
 @gpu
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
 @pytest.mark.parametrize("start", [0, 2])
-def test_a_gpu_samples_with_the_log_probabilities_of_a_cpu(family, start):
+def test_a_gpu_samples_with_the_log_probabilities_of_a_cpu(spans, family, start):
     model = likes_to_end(tiny(model_type=family))
     generator = torch.Generator("cuda").manual_seed(0)
     out = rl.rollout(
@@ -158,7 +182,7 @@ def test_a_gpu_samples_with_the_log_probabilities_of_a_cpu(family, start):
 
 
 @gpu
-def test_a_gpu_takes_the_greedy_answers_of_a_cpu():
+def test_a_gpu_takes_the_greedy_answers_of_a_cpu(spans):
     model = tiny()
     expected = sampled(model, group_size=1, temperature=0, max_new_tokens=60)
     options = {"group_size": 1, "temperature": 0, "max_new_tokens": 60, "eos_id": 0}

@@ -38,7 +38,7 @@ def random_model(tmp_path_factory):
     (folder / "base" / "generation_config.json").write_text('{"eos_token_id": 0}')
     problems = [{"question": f"add {a} {b} =", "answer": f"#### {(a + b) % 10}"} for a in range(20) for b in range(10)]
     (folder / "sums.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
-    return ["--model", str(folder / "base"), "--task", str(folder / "sums.jsonl"), *SHORT.split()]
+    return ["--model", str(folder / "base"), "--task", str(folder / "sums.jsonl"), "--device", "cpu", *SHORT.split()]
 
 
 @pytest.fixture
@@ -350,7 +350,8 @@ def test_what_to_lower_is_what_the_plan_says_helps():
 
 
 def test_other_errors_are_bugs_and_are_not_hidden(runs, command, monkeypatch):
-    for error in (RuntimeError("CUDA error: an illegal memory access was encountered"), RuntimeError("shapes"), KeyError("x")):
+    allocator = RuntimeError("CUDACachingAllocator.cpp:1234: invalid stream capture status")
+    for error in (RuntimeError("CUDA error: an illegal memory access was encountered"), allocator, KeyError("x")):
         monkeypatch.setattr(train.rl, "update", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
         with pytest.raises(type(error)):
             train.main(command(runs, "--layer", "1"))

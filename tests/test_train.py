@@ -48,7 +48,7 @@ def given(tmp_path_factory):
     train.teach_base(folder / "base", arithmetic, {"seed": 0, "steps": 60, "batch": 256})
     problems = [{"question": f"add {a} {b} =", "answer": f"#### {(a + b) % 10}"} for a in range(20) for b in range(10)]
     (folder / "sums.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
-    return ["--model", str(folder / "base"), "--task", str(folder / "sums.jsonl"), "--max-tokens", "6", "--lr", "1e-3"]
+    return f"--model {folder}/base --task {folder}/sums.jsonl --device cpu --max-tokens 6 --lr 1e-3".split()
 
 
 @pytest.fixture
