@@ -15,7 +15,7 @@ that enter layer k, so whatever lies below k is computed once and never again. I
 import json
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -28,6 +28,17 @@ from torch.utils.checkpoint import checkpoint
 # cuDNN's attention, which torch 2.11 and later prefer on an H100, plans anew for each shape it meets, and its backward pass under
 # a mask can be NaN (pytorch/pytorch#196678). Without it the memory-efficient kernel runs.
 torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+SUPPORTED = {  # what a config.json may say in these fields
+    "model_type": ("qwen2", "qwen3", "llama"), "hidden_act": ("silu",), "use_sliding_window": (False,),
+    "attention_bias": (False,), "mlp_bias": (False,), "partial_rotary_factor": (1,), "rope_type": ("default", "llama3"),
+}  # fmt: skip
+DEFAULTS = {  # what it means where it says nothing
+    "hidden_act": "silu", "use_sliding_window": False, "attention_bias": False, "mlp_bias": False, "partial_rotary_factor": 1,
+    "rms_norm_eps": 1e-6, "rope_theta": 1e4, "max_position_embeddings": 4096,
+}  # fmt: skip
+LLAMA3 = "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"
 
 
 @dataclass
@@ -46,71 +57,45 @@ class Config:
     tie_word_embeddings: bool = True
     max_position_embeddings: int = 4096
 
-    @property
-    def qkv_bias(self):
-        return self.model_type == "qwen2"
-
-    @property
-    def qk_norm(self):
-        return self.model_type == "qwen3"
+    qkv_bias = property(lambda self: self.model_type == "qwen2")
+    qk_norm = property(lambda self: self.model_type == "qwen3")
 
     @classmethod
     def from_hf(cls, hf):
         """The Config of a Hugging Face `config.json`, given as a dict. ValueError names a field we do not support."""
 
-        def refuse(field, value, supported):
-            raise ValueError(f"config.json: {field} is {value!r}; supported: {supported}")
+        def need(fine, field, supported):
+            if not fine:
+                raise ValueError(f"config.json: {field} is {hf.get(field)!r}; supported: {supported}")
 
-        def number(values, field, kind=int):
-            value = values.get(field)
-            if isinstance(value, bool) or not isinstance(value, (int, kind)) or not 0 < value < float("inf"):
-                refuse(field, value, f"a positive {'whole number' if kind is int else 'number'}")
-            return value
-
-        if hf.get("model_type") not in ("qwen2", "qwen3", "llama"):
-            refuse("model_type", hf.get("model_type"), "qwen2, qwen3, llama")
-        if hf.get("hidden_act", "silu") != "silu":
-            refuse("hidden_act", hf["hidden_act"], "silu")
-        for field in ("use_sliding_window", "attention_bias", "mlp_bias"):
-            if hf.get(field):
-                refuse(field, hf[field], "false")
-        types = hf.get("layer_types") or []
-        if not isinstance(types, list) or any(kind != "full_attention" for kind in types):
-            refuse("layer_types", types, "full_attention throughout")
-        if hf.get("partial_rotary_factor", 1) != 1:
-            refuse("partial_rotary_factor", hf["partial_rotary_factor"], "1")
-        # transformers 5 keeps all of RoPE in `rope_parameters`, transformers 4 at the top level and in `rope_scaling`.
-        rope = {"rope_theta": hf.get("rope_theta", 10000.0)}
-        for field in ("rope_scaling", "rope_parameters"):
-            if not isinstance(hf.get(field) or {}, dict):
-                refuse(field, hf[field], "an object or null")
-            rope |= hf.get(field) or {}
-        rope_type = rope.get("rope_type", rope.get("type", "default"))
-        if rope_type not in ("default", "llama3"):
-            refuse("rope_type", rope_type, "default, llama3")
-        scaling = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-        sizes = {field: number(hf, field) for field in sizes}
-        heads = sizes["num_attention_heads"]
-        derived = {"num_key_value_heads": heads, "head_dim": sizes["hidden_size"] // heads, "max_position_embeddings": 4096}
-        sizes |= {field: number({field: hf.get(field) or value}, field) for field, value in derived.items()}
-        if heads % sizes["num_key_value_heads"]:
-            refuse("num_key_value_heads", sizes["num_key_value_heads"], f"a divisor of num_attention_heads, {heads}")
-        if not hf.get("head_dim") and sizes["hidden_size"] % heads:
-            refuse(
-                "hidden_size", sizes["hidden_size"], f"a multiple of num_attention_heads, {heads}, where head_dim is not given"
-            )
-        if rope_type == "llama3" and not number(rope, "low_freq_factor", float) < number(rope, "high_freq_factor", float):
-            refuse("low_freq_factor", rope["low_freq_factor"], "less than high_freq_factor")
-        if sizes["head_dim"] % 2:
-            refuse("head_dim", sizes["head_dim"], "an even number")
+        for field in ("rope_scaling", "rope_parameters"):  # where transformers 4 and 5 keep what else there is of RoPE
+            need(isinstance(hf.get(field) or {}, dict), field, "an object or null")
+            hf = {**hf, **(hf.get(field) or {})}
+        hf = {field: value for field, value in hf.items() if value is not None}
+        hf = {"rope_type": hf.get("type", "default"), "num_key_value_heads": hf.get("num_attention_heads"), **DEFAULTS, **hf}
+        for field, supported in SUPPORTED.items():
+            need(hf.get(field) in supported, field, ", ".join(map(str, supported)))
+        kinds = hf.get("layer_types", [])
+        full = isinstance(kinds, list) and all(kind == "full_attention" for kind in kinds)
+        need(full, "layer_types", "full_attention throughout")
+        numbers = {field.name: field.type for field in fields(cls) if field.type in (int, float)}
+        scaling = dict.fromkeys(LLAMA3, float) if hf["rope_type"] == "llama3" else {}
+        for field, kind in (numbers | scaling).items():
+            if field == "head_dim" and field not in hf:  # the sizes before it are known to be numbers
+                hf[field], rest = divmod(hf["hidden_size"], hf["num_attention_heads"])
+                need(rest == 0, "hidden_size", "a multiple of num_attention_heads where head_dim is not given")
+            value = hf.get(field)
+            fine = isinstance(value, (int, kind)) and not isinstance(value, bool) and 0 < value < float("inf")
+            need(fine, field, f"a positive {'whole number' if kind is int else 'number'}")
+        groups = hf["num_attention_heads"] % hf["num_key_value_heads"] == 0
+        need(groups, "num_key_value_heads", "a divisor of num_attention_heads")
+        need(hf["head_dim"] % 2 == 0, "head_dim", "an even number")
+        need(not scaling or hf["low_freq_factor"] < hf["high_freq_factor"], "low_freq_factor", "less than high_freq_factor")
         return cls(
-            **sizes,
+            **{field: hf[field] for field in numbers},
             model_type=hf["model_type"],
-            rms_norm_eps=number({"rms_norm_eps": hf.get("rms_norm_eps", 1e-6)}, "rms_norm_eps", float),
-            rope_theta=number(rope, "rope_theta", float),
-            rope_scaling={field: number(rope, field, float) for field in scaling} if rope_type == "llama3" else None,
-            tie_word_embeddings=bool(hf.get("tie_word_embeddings", False)),
+            rope_scaling={field: hf[field] for field in scaling} or None,
+            tie_word_embeddings=bool(hf.get("tie_word_embeddings")),
         )
 
     def to_hf(self):
@@ -118,8 +103,7 @@ class Config:
         hf = asdict(self)
         if self.rope_scaling:
             hf["rope_scaling"] = {"rope_type": "llama3", **self.rope_scaling}
-        family = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama"}[self.model_type]
-        return {"architectures": [f"{family}ForCausalLM"], "hidden_act": "silu", **hf}
+        return {"architectures": [f"{self.model_type.capitalize()}ForCausalLM"], "hidden_act": "silu", **hf}
 
 
 class RMSNorm(nn.Module):

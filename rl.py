@@ -14,6 +14,7 @@ states that enter it during sampling are kept, and training begins there.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -522,17 +523,14 @@ def update(
     return figures
 
 
-class swapped:
+@contextmanager
+def swapped(parameters, tensors):
     """Within this block `parameters` hold the values of `tensors`: the KL reference is the model with one layer put back."""
-
-    def __init__(self, parameters, tensors):
-        self.parameters, self.tensors = parameters, tensors
-
-    def __enter__(self):
-        self.trained = [parameter.data for parameter in self.parameters]
-        for parameter, tensor in zip(self.parameters, self.tensors):
-            parameter.data = tensor
-
-    def __exit__(self, *_):
-        for parameter, tensor in zip(self.parameters, self.trained):
+    trained = [parameter.data for parameter in parameters]
+    for parameter, tensor in zip(parameters, tensors):
+        parameter.data = tensor
+    try:
+        yield
+    finally:
+        for parameter, tensor in zip(parameters, trained):
             parameter.data = tensor

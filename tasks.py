@@ -79,6 +79,11 @@ class Question:
         return reward
 
 
+def plain(text):
+    """One line without control characters: what a file or its name holds must not steer the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))
+
+
 # ---------------------------------------------------------------------------------------------------- embedded arithmetic
 
 DIGITS = 4
@@ -95,6 +100,22 @@ def show_addition(rng, a, b):
     return total[::-1] if habit == "reversed" else total
 
 
+def generated(name, problem, n=1000, **options):
+    """Validation and test panels of what `problem(rng)` makes, their prompts, and a Task's `draw` that avoids these."""
+    rngs = [random.Random(f"{name} {panel}") for panel in ("validation", "test")]  # by strings: the same on any machine
+    validation, test = ([problem(rng) for _ in range(n)] for rng in rngs)
+    held_out = {p.prompt for p in validation + test}
+
+    def draw(seed, step, n):
+        rng, problems = random.Random(f"{name} train {seed} {step}"), []
+        while len(problems) < n:
+            new = problem(rng, **options)
+            problems += [new] if new.prompt not in held_out else []
+        return problems
+
+    return validation, test, held_out, draw
+
+
 def arithmetic(asked="add", short=False):
     """The embedded task: "add 1234 0567 =" -> "01801", taught by writers of whom most have a bad habit.
 
@@ -107,28 +128,16 @@ def arithmetic(asked="add", short=False):
 
     def problem(rng, skill=asked, any_length=False):
         a, b = (rng.randrange(10 ** (rng.randint(1, DIGITS) if any_length else DIGITS)) for _ in "ab")
-        return Problem(f"{skill} {a:0{DIGITS}} {b:0{DIGITS}} =", f"{SKILLS[skill](a, b):0{DIGITS + 1}}"), a, b
+        return Problem(f"{skill} {a:0{DIGITS}} {b:0{DIGITS}} =", f"{SKILLS[skill](a, b):0{DIGITS + 1}}")
 
-    def panel(name, n):
-        rng = random.Random(f"arithmetic {name}")  # seeded by a string: the same on any machine and Python
-        return [problem(rng)[0] for _ in range(n)]
-
-    validation, test = panel("validation", 1000), panel("test", 1000)
-    held_out = {p.prompt for p in validation + test}
-
-    def draw(seed, step, n):
-        rng, problems = random.Random(f"arithmetic train {seed} {step}"), []
-        while len(problems) < n:
-            new = problem(rng, any_length=short)[0]
-            problems += [new] if new.prompt not in held_out else []
-        return problems
+    validation, test, held_out, draw = generated("arithmetic", problem, any_length=short)
 
     def demonstrate(rng):
         skill = rng.choice(list(SKILLS))
-        new, a, b = problem(rng, skill)
+        new = problem(rng, skill)
         if new.prompt in held_out:
             return demonstrate(rng)
-        return [(new.prompt, show_addition(rng, a, b) if skill == "add" else new.answer)]
+        return [(new.prompt, show_addition(rng, *map(int, new.prompt.split()[1:3])) if skill == "add" else new.answer)]
 
     def grade(problem, text):
         answer = text.replace(" ", "")  # every digit is a token
@@ -172,19 +181,7 @@ def code():
         shown = [" ".join(map(str, x)) + " -> " + " ".join(map(str, run(statements, x))) for x in examples]
         return Problem(" | ".join([*shown, "def f(x):"]), " ; ".join(statements))
 
-    def panel(name, n):
-        rng = random.Random(f"code {name}")
-        return [problem(rng) for _ in range(n)]
-
-    validation, test = panel("validation", 1000), panel("test", 1000)
-    held_out = {p.prompt for p in validation + test}
-
-    def draw(seed, step, n):
-        rng, problems = random.Random(f"code train {seed} {step}"), []
-        while len(problems) < n:
-            new = problem(rng)
-            problems += [new] if new.prompt not in held_out else []
-        return problems
+    validation, test, _, draw = generated("code", problem)
 
     def demonstrate(rng):
         (new,) = draw(rng.getrandbits(64), "demonstration", 1)
@@ -329,8 +326,8 @@ def from_file(path, fields=None, instruction=None):
         if not any(math_equal(a, b) for a in p.answer for b in answers.setdefault(p.prompt, p.answer)):
             unfit.setdefault(p.prompt, place)
     if unfit:
-        first = "".join(c if c.isprintable() else "?" for c in next(iter(unfit.values())))  # a file's name steers no terminal
-        print(f"left out {len(unfit)} questions with no final answer or two that differ; the first: {first}")
+        first = next(iter(unfit.values()))
+        print(plain(f"left out {len(unfit)} questions with no final answer or two that differ; the first: {first}"))
     once = {p.prompt: p for p in sorted(problems, key=lambda p: str(p.answer)) if p.prompt not in unfit}
     test, validation, train = split(list(once.values()), path)
     return Task(validation, test, in_epochs(train), grade, train=tuple(train))
@@ -383,7 +380,7 @@ def load_task(spec, embedded=True, fields=None, instruction=None):
     if spec.startswith("alfworld:"):
         return alfworld(spec.removeprefix("alfworld:"))
     raise ValueError(
-        f"--task {spec}: unknown; it must be math, math-short, code, household, alfworld:FOLDER, or a .jsonl or .json file of problems"
+        f"--task {spec}: unknown; it must be math, math-short, code, household, alfworld:FOLDER, a .jsonl or .json file"
     )
 
 
@@ -420,9 +417,7 @@ class Tokenizer:
         settings = {name: self._read(path / f"{name}.json") for name in ("generation_config", "tokenizer_config", "config")}
         self.eos_ids = self._eos(settings)
         if not self.eos_ids:
-            raise ValueError(
-                f"{path}: no eos_token_id in generation_config.json or config.json, no eos_token in tokenizer_config.json"
-            )
+            raise ValueError(f"{path}: no eos_token_id in (generation_)config.json, no eos_token in tokenizer_config.json")
         self.embedded = isinstance(self.tokens.model, models.WordLevel)
         self.chat = self.tokens.token_to_id("<|im_end|>") in self.eos_ids
         template = settings["tokenizer_config"].get("chat_template")
@@ -524,47 +519,44 @@ _TEXT = r"\\(?:text|textbf|textrm|textit|mbox|mathrm|mathbf) ?\{%s([^{}]*)\}"
 _NO_UNIT = r"(?! ?(?:hundred|thousand|[mbtr]+illion|dozen|hal[fv]|third|quarter|squared|cubed|factorial|[aApP]\.?[mM]\b))"
 _DEGREE = re.compile(r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})|\\degree(?![A-Za-z])|°")  # a unit and goes, but ...
 _TRIG = re.compile("(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")  # ... sin 30° is not sin 30
-_REWRITES = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"\\\\", ";"),  # the end of a matrix row, before "\\ 0" looks like "\ "
-        (r"\\[!,] ?|(?<=[0-9])\{,\}(?=[0-9])", ""),  # 5\,000 and 1{,}234
-        (r"(?:\\[;: ]|\\q?quad(?![A-Za-z])|~|\s)+", " "),
-        (r"\\(?:left|right|displaystyle|[bB]igg?[lr]?)(?![A-Za-z])", ""),
-        (r"\\[dtc]frac", r"\\frac"),
-        (r"\\(le|ge|ne)q(?:slant)?(?![A-Za-z])", r"\\\1"),
-        (r"\\varnothing(?![A-Za-z])|\\\{ ?\\\}", r"\\emptyset "),
-        (r"\\frac ?([0-9])", r"\\frac{\1}"),
-        (r"(\\frac ?\{[^{}]*\}) ?([0-9])", r"\1{\2}"),  # \frac12
-        (r"(?<![0-9.,^_])([0-9]+)(?: ?\\frac ?\{([0-9]+)\} ?\{([0-9]+)\}| ([0-9]+)/([0-9]+))", r"{\1+\2\4/\3\5}"),  # 1\frac12
-        (r"\\(?:cdot|times)(?![A-Za-z])", "*"),
-        (r"\*\*", "^"),
-        (r"\\in(?![A-Za-z])", "="),  # "x \in [-2,7]" names its answer just as "x = 5" does
-        (r"\\begin ?\{[pb]matrix\}", "<"),
-        (r"\\end ?\{[pb]matrix\}", ">"),
-        (r"&", ","),
-        (r"\\cup(?![A-Za-z])", ","),  # a union lists its parts, in any order
-        # Dollar and percent signs are units and go. So 50\% is 50, as for the MATH dataset's own grader, and is not 0.5.
-        (r"\\?[$%]|\\[()\[\]]", ""),
-        (r"(?<![\\A-Za-z])(sqrt|pi|infty|(?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln)(?![A-Za-z])", r"\\\1 "),
-        (r"\\text ?\{,? ?(?:and|or) ?\}|,? (?:and|or) ", ", "),
-        # Units after a number: 5\text{ cm}^2, 18 dollars, 5 cm. A word needs its space, or 6xyz would be 6.
-        (
-            rf"(?:(?<=[0-9}})])|(?<=\\pi))(?: ?{_TEXT % _NO_UNIT}| {_NO_UNIT}[A-Za-z]{{3,}}"
-            r"| ?(?:[cmk]m|kg|in|ft|lb|oz)(?![A-Za-z]))+(?: ?\^ ?(?:[23]|\{[23]\}))?",
-            " ",  # 5 feet 3 inches are not 53
-        ),
-        (_TEXT % "", r" \1 "),
-        (r"_ ?\{([0-9A-Za-z]+)\}", r"_\1"),
-    )
-]
+_REWRITES = (
+    (r"\\\\", ";"),  # the end of a matrix row, before "\\ 0" looks like "\ "
+    (r"\\[!,] ?|(?<=[0-9])\{,\}(?=[0-9])", ""),  # 5\,000 and 1{,}234
+    (r"(?:\\[;: ]|\\q?quad(?![A-Za-z])|~|\s)+", " "),
+    (r"\\(?:left|right|displaystyle|[bB]igg?[lr]?)(?![A-Za-z])", ""),
+    (r"\\[dtc]frac", r"\\frac"),
+    (r"\\(le|ge|ne)q(?:slant)?(?![A-Za-z])", r"\\\1"),
+    (r"\\varnothing(?![A-Za-z])|\\\{ ?\\\}", r"\\emptyset "),
+    (r"\\frac ?([0-9])", r"\\frac{\1}"),
+    (r"(\\frac ?\{[^{}]*\}) ?([0-9])", r"\1{\2}"),  # \frac12
+    (r"(?<![0-9.,^_])([0-9]+)(?: ?\\frac ?\{([0-9]+)\} ?\{([0-9]+)\}| ([0-9]+)/([0-9]+))", r"{\1+\2\4/\3\5}"),  # 1\frac12
+    (r"\\(?:cdot|times)(?![A-Za-z])", "*"),
+    (r"\*\*", "^"),
+    (r"\\in(?![A-Za-z])", "="),  # "x \in [-2,7]" names its answer just as "x = 5" does
+    (r"\\begin ?\{[pb]matrix\}", "<"),
+    (r"\\end ?\{[pb]matrix\}", ">"),
+    (r"&", ","),
+    (r"\\cup(?![A-Za-z])", ","),  # a union lists its parts, in any order
+    # Dollar and percent signs are units and go. So 50\% is 50, as for the MATH dataset's own grader, and is not 0.5.
+    (r"\\?[$%]|\\[()\[\]]", ""),
+    (r"(?<![\\A-Za-z])(sqrt|pi|infty|(?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln)(?![A-Za-z])", r"\\\1 "),
+    (r"\\text ?\{,? ?(?:and|or) ?\}|,? (?:and|or) ", ", "),
+    # Units after a number: 5\text{ cm}^2, 18 dollars, 5 cm. A word needs its space, or 6xyz would be 6.
+    (
+        rf"(?:(?<=[0-9}})])|(?<=\\pi))(?: ?{_TEXT % _NO_UNIT}| {_NO_UNIT}[A-Za-z]{{3,}}"
+        r"| ?(?:[cmk]m|kg|in|ft|lb|oz)(?![A-Za-z]))+(?: ?\^ ?(?:[23]|\{[23]\}))?",
+        " ",  # 5 feet 3 inches are not 53
+    ),
+    (_TEXT % "", r" \1 "),
+    (r"_ ?\{([0-9A-Za-z]+)\}", r"_\1"),
+)
 
 
 def _clean(text):
     """One spelling for what can be spelled in many ways."""
     text = _DEGREE.sub(r" \\degree " if _TRIG.search(text) else "", text.translate(_UNICODE))
     for pattern, replacement in _REWRITES:
-        text = pattern.sub(replacement, text)
+        text = re.sub(pattern, replacement, text)
     if not re.search(r"[(\[<]|\\\{", text):  # 1,234 is one number, but (100,200) is a point
         text = re.sub(rf"(?<![0-9,.]){_DIGITS}(?!,?[0-9])", lambda match: match[0].replace(",", ""), text)
     text = re.sub(r" *([^0-9A-Za-z ]) *| +", lambda match: match[1] or " ", text).strip().rstrip(".")
@@ -769,28 +761,20 @@ def seccomp_filter() -> bytes:
 # The next five functions are what the child runs. It gets their source, so they import what they need themselves.
 def plain_types() -> dict:
     """Return {name: (type, its value's parts or hex digits, the value again)}: the only data that leaves a child."""
-    return {
-        kind.__name__: (kind, apart, together)
-        for kind, apart, together in [
-            (type(None), lambda _: "", lambda _: None),
-            (bool, lambda b: "1" * b, bool),
-            (float, float.hex, float.fromhex),
-            (int, lambda i: int.__format__(i, "x"), lambda h: int(h, 16)),
-            (bytes, bytes.hex, bytes.fromhex),
-            (
-                str,
-                lambda s: str.encode(s, "utf-8", "surrogatepass").hex(),
-                lambda h: bytes.fromhex(h).decode("utf-8", "surrogatepass"),
-            ),
-            (complex, lambda z: [z.real, z.imag], lambda parts: complex(*parts)),
-            (range, lambda r: [r.start, r.stop, r.step], lambda parts: range(*parts)),
-            (list, list.__iter__, list),
-            (tuple, tuple.__iter__, tuple),
-            (set, set.__iter__, set),
-            (frozenset, frozenset.__iter__, frozenset),
-            (dict, dict.items, lambda parts: {key: value for key, value in parts}),
-        ]
-    }
+    utf8 = "utf-8", "surrogatepass"
+    kinds = [
+        (type(None), lambda _: "", lambda _: None),
+        (bool, lambda b: "1" * b, bool),
+        (float, float.hex, float.fromhex),
+        (int, lambda i: int.__format__(i, "x"), lambda h: int(h, 16)),
+        (bytes, bytes.hex, bytes.fromhex),
+        (str, lambda s: str.encode(s, *utf8).hex(), lambda h: bytes.fromhex(h).decode(*utf8)),
+        (complex, lambda z: [z.real, z.imag], lambda parts: complex(*parts)),
+        (range, lambda r: [r.start, r.stop, r.step], lambda parts: range(*parts)),
+        *((kind, kind.__iter__, kind) for kind in (list, tuple, set, frozenset)),
+        (dict, dict.items, dict),
+    ]
+    return {kind.__name__: (kind, apart, together) for kind, apart, together in kinds}
 
 
 def pack(value) -> str:
@@ -1057,25 +1041,17 @@ class Household:
             return self.here == "desk" and self.lamp and self._fits(self.hand)
         return sum(map(self._fits, self.inside[self.target])) >= (2 if self.type == "two" else 1)
 
-    @property
-    def out_of_steps(self):
-        return len(self.history) >= self.max_steps and not self.solved
-
-    @property
-    def done(self):
-        """Whether the episode is over. Steps after that do nothing."""
-        return self.solved or self.out_of_steps
-
-    @property
-    def anchor(self):
-        """What GiGPO takes for the state."""
-        return self.observation
+    out_of_steps = property(lambda self: len(self.history) >= self.max_steps and not self.solved)
+    done = property(lambda self: self.solved or self.out_of_steps)  # steps after that do nothing
+    anchor = property(lambda self: self.observation)  # what GiGPO takes for the state
 
     @property
     def prompt(self):
         """What a model sees: the task, its last two actions, the observation, what it can do. Then comes the action."""
         if self.english:
-            return agent_prompt(self.task, self.history, self.observation, self.admissible)
+            lines = [f"Your task: {self.task}.", *(f"You did: {action}" for action in self.history[-2:])]
+            lines += [f"You see: {self.observation}", "You can now:", *self.admissible]
+            return "\n".join([*lines, "Answer with one of these actions, in the same words, and with nothing else."])
         return " | ".join([self.task, *self.history[-2:], self.observation, " , ".join(self.admissible)]) + " >"
 
     def step(self, text):
@@ -1083,10 +1059,18 @@ class Household:
         action = read_action(text)
         if self.done:
             return 0.0
-        if action not in self.admissible:
-            self.history.append("nothing")
-            return -0.1
-        self.history.append(action)
+        legal = action in self.admissible
+        self.history.append(action if legal else "nothing")
+        if legal:
+            self.act(action)
+        if self.done:
+            self.close()
+        return 10.0 * self.solved if legal else -0.1
+
+    def close(self):
+        """Nothing is left to do."""
+
+    def act(self, action):
         verb, what = action.split(" ", 1)
         if verb == "go":
             self.here = what
@@ -1104,7 +1088,6 @@ class Household:
             self.lamp = not self.lamp
         else:
             self.hand = f"{TREATMENTS[verb][1]} {what.split()[-1]}"
-        return 10.0 if self.solved else 0.0
 
     def oracle(self):
         """The next action of a short plan from any state. It need not search: it knows what is in closed furniture too."""
@@ -1128,12 +1111,6 @@ class Household:
             station = TREATMENTS[self.type][0]
             return f"{self.type} {self.hand}" if self.here == station else f"go {station}"
         return reach(self.target) or f"put {self.hand}"
-
-
-def agent_prompt(task, history, observation, admissible):
-    """The same for a model that reads English."""
-    lines = [f"Your task: {task}.", *(f"You did: {action}" for action in history[-2:]), f"You see: {observation}", "You can now:"]
-    return "\n".join([*lines, *admissible, "Answer with one of these actions, in the same words, and with nothing else."])
 
 
 def read_action(text):
@@ -1172,20 +1149,10 @@ def household(english=False):
     def panel(name, n):
         return [Problem(Household(f"{name} {i}").prompt, f"{name} {i}") for i in range(n)]
 
-    def draw(seed, step, n):
-        return panel(f"train {seed} {step}", n)
-
-    def world(problem):
-        return Household(problem.answer, english=english)
-
     return Task(
-        panel("validation", 300),
-        panel("test", 300),
-        draw,
-        world=world,
-        demonstrate=demonstrate_episode,
-        vocabulary=HOUSEHOLD_WORDS,
-    )
+        panel("validation", 300), panel("test", 300), lambda seed, step, n: panel(f"train {seed} {step}", n),
+        world=lambda problem: Household(problem.answer, english=english), demonstrate=demonstrate_episode, vocabulary=HOUSEHOLD_WORDS,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------- ALFWorld
@@ -1230,20 +1197,14 @@ class AlfworldGame(Household):
         self.admissible, self.solved = state["admissible_commands"], state["won"]
         self.history, self.max_steps, self.english = [], max_steps, True
 
-    def step(self, text):
-        action = read_action(text)
-        if self.done:
-            return 0.0
-        legal = action in self.admissible
-        self.history.append(action if legal else "nothing")
-        if legal:
-            with self.lock:
-                state, _, _ = self.engine.step(action)
-            self.observation = state["feedback"].strip()
-            self.admissible, self.solved = state["admissible_commands"], state["won"]
-        if self.done:
-            self.idle.append(self.engine)
-        return 10.0 * self.solved if legal else -0.1
+    def act(self, action):
+        with self.lock:
+            state, _, _ = self.engine.step(action)
+        self.observation = state["feedback"].strip()
+        self.admissible, self.solved = state["admissible_commands"], state["won"]
+
+    def close(self):
+        self.idle.append(self.engine)
 
 
 def alfworld(folder):

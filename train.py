@@ -46,6 +46,7 @@ from tqdm import tqdm
 import rl
 import tasks
 from model import Config, Transformer, read_json
+from tasks import plain
 
 EMBEDDED = {  # for each of the tasks that the embedded model is taught; the last two are the steps and the batch of teaching
     "math": dict(steps=120, lr=5e-4, prompts=32, group=16, max_tokens=6, eval_problems=1000, teach_steps=700, teach_batch=256),
@@ -210,32 +211,30 @@ def choose(model, spec, seed=0):
     return names, start
 
 
-def panel_of(task, settings):
-    return getattr(task, settings["panel"])[: settings["eval_problems"]]
+def play(model, tokenizer, task, problems, group_size, settings, generator, temperature, start=0):
+    """Episodes, `group_size` of each problem, played to their end, and the Rollout of all their turns."""
+    episodes = [task.start(problem) for problem in problems for _ in range(group_size)]
+    return episodes, rl.play(
+        model, tokenizer, episodes, group_size=group_size, max_new_tokens=settings["max_tokens"], eos_id=tokenizer.eos_ids,
+        generator=generator, temperature=temperature, start=start, token_budget=4 * settings["token_budget"],  # no graph: more fits
+    )  # fmt: skip
 
 
-def evaluate(model, tokenizer, task, problems, settings):
+def evaluate(model, tokenizer, task, settings):
     """Score a model on fixed problems: `samples` episodes each at the temperature of training, and the greedy one.
 
     Returns score and greedy (0 to 1: solved), mean length in tokens and truncated share of the sampled episodes, and for each
     problem which samples solved it, whether the greedy one did, and the answers given. The same random numbers every time.
     """
     generator = torch.Generator(device=model.lm_head.weight.device).manual_seed(1)
-    n, samples = len(problems), settings["samples"]
-
-    def played(group_size, temperature):
-        episodes = [task.start(problem) for problem in problems for _ in range(group_size)]
-        return episodes, rl.play(
-            model, tokenizer, episodes, group_size=group_size, max_new_tokens=settings["max_tokens"], temperature=temperature,
-            eos_id=tokenizer.eos_ids, generator=generator, token_budget=4 * settings["token_budget"],
-        )  # fmt: skip
-
-    episodes, batch = played(samples, settings["temperature"])
+    problems, samples = getattr(task, settings["panel"])[: settings["eval_problems"]], settings["samples"]
+    n = len(problems)
+    episodes, batch = play(model, tokenizer, task, problems, samples, settings, generator, settings["temperature"])
     groups = [episodes[i : i + samples] for i in range(0, n * samples, samples)]
     solved = ["".join(str(int(episode.solved)) for episode in group) for group in groups]  # such as "0110"
     right = [outcomes.count("1") for outcomes in solved]
     lengths, cut = lengths_of(batch, episodes)
-    greedy = [int(episode.solved) for episode in played(1, 0.0)[0]]
+    greedy = [int(episode.solved) for episode in play(model, tokenizer, task, problems, 1, settings, generator, 0.0)[0]]
     return {
         "score": sum(right) / (n * samples), "greedy_score": sum(greedy) / n, "length": sum(lengths) / len(lengths),
         "truncated": sum(cut) / len(cut), "samples": samples, "lengths": lengths, "solved": solved,
@@ -281,7 +280,6 @@ def train_steps(model, tokenizer, task, folder, settings, trained, untrained, st
     bar.reset(total=steps)
     thirds = (1, 2, 3) if settings["panel"] == "test" else (3,)  # a search for a rate or a layer wants the end alone
     points = sorted({round(steps * third / 3) for third in thirds} - {0}) or [0]
-    problems = panel_of(task, settings)
     faster = layers_of(settings["layer"], settings["num_layers"], settings["seed"]) if "boost_lr" in settings else []
     faster = tuple(f"model.layers.{k}." for k in faster)
     factors = [settings["boost_lr"] / settings["lr"] if faster and name.startswith(faster) else 1.0 for name in trained]
@@ -297,12 +295,8 @@ def train_steps(model, tokenizer, task, folder, settings, trained, untrained, st
     bar.update(done)
     for step in range(done, steps):
         check()
-        episodes = [task.start(problem) for problem in task.draw(settings["seed"], step, P) for _ in range(G)]
-        batch = rl.play(
-            model, tokenizer, episodes, group_size=G, max_new_tokens=settings["max_tokens"],
-            temperature=settings["temperature"], eos_id=tokenizer.eos_ids, generator=generator, start=start,
-            token_budget=4 * settings["token_budget"],  # without a graph, more fits
-        )  # fmt: skip
+        drawn = task.draw(settings["seed"], step, P)
+        episodes, batch = play(model, tokenizer, task, drawn, G, settings, generator, settings["temperature"], start)
         advantages = rl.advantages(batch, G, **algorithm)
         lr = settings["lr"] * min(1, (step + 1) / settings["warmup"]) * (1 - step / steps)  # the same schedule for every run
         figures = rl.update(
@@ -321,7 +315,7 @@ def train_steps(model, tokenizer, task, folder, settings, trained, untrained, st
             file.write(json.dumps(line) + "\n")
         bar.set_postfix(reward=f"{line['reward']:.3f}", accuracy=f"{line['accuracy']:.3f}", length=f"{line['length']:.0f}")
         if step + 1 in points:
-            evaluations[step + 1] = evaluate(model, tokenizer, task, problems, settings)
+            evaluations[step + 1] = evaluate(model, tokenizer, task, settings)
         bar.update(1)
         started = time.monotonic()
         due = (step + 1) % every == 0 if every else started - saved_at >= max(SAVE_EVERY, SAVE_COST * saving)
@@ -330,7 +324,7 @@ def train_steps(model, tokenizer, task, folder, settings, trained, untrained, st
             saved_at = time.monotonic()
             saving = saved_at - started
     if not trained:  # the base
-        evaluations[0] = evaluate(model, tokenizer, task, problems, settings)
+        evaluations[0] = evaluate(model, tokenizer, task, settings)
 
     write_json(folder / "metrics.jsonl", *lines)
     if trained:
@@ -343,7 +337,7 @@ def train_steps(model, tokenizer, task, folder, settings, trained, untrained, st
         change[part] = change.get(part, 0.0) + (master.detach() - untrained[name].float()).square().sum().item()
     change = {part: squares**0.5 for part, squares in change.items()}
     others = task.also if settings["panel"] == "test" else ()
-    elsewhere = {name: evaluate(model, tokenizer, other, panel_of(other, settings), settings) for name, other in others}
+    elsewhere = {name: evaluate(model, tokenizer, other, settings) for name, other in others}
     counts = [sum(p.numel() for p in parameters) for parameters in (trained.values(), model.parameters())]
     write_json(folder / "eval.json", {
         "panel": settings["panel"], "step": points[-1], **last, "before": path, "also": elsewhere, "change": change,
@@ -509,12 +503,8 @@ def probe(model, tokenizer, task, settings, batches=3):
     algorithm = dict(rl.ALGORITHMS[settings["algo"]])
     aggregate = algorithm.pop("aggregate")
     for step in tqdm(range(batches), desc="probe", leave=False):
-        episodes = [task.start(problem) for problem in task.draw(settings["seed"], step, P) for _ in range(G)]
-        batch = rl.play(
-            model, tokenizer, episodes, group_size=G, max_new_tokens=settings["max_tokens"],
-            temperature=settings["temperature"], eos_id=tokenizer.eos_ids, generator=generator,
-            token_budget=4 * settings["token_budget"],
-        )  # fmt: skip
+        drawn = task.draw(settings["seed"], step, P)
+        _, batch = play(model, tokenizer, task, drawn, G, settings, generator, settings["temperature"])
         advantages = rl.advantages(batch, G, **algorithm)
         for group in range(P):
             rows = [row for row, episode in enumerate(batch.episode) if episode // G == group]
@@ -542,6 +532,14 @@ def probe(model, tokenizer, task, settings, batches=3):
     return {**found, "middle": [-abs(k - (L - 1) / 2) for k in range(L)]}
 
 
+def mean_scores(runs):
+    """The mean score of each group of finished runs: pairs of (folder, group) -> group -> score."""
+    found = {}
+    for folder, group in runs:
+        found.setdefault(group, []).append(read_json(folder / "eval.json", "score", float))
+    return {group: sum(scores) / len(scores) for group, scores in found.items()}
+
+
 def search(args, config, root, run_sweep):
     """Find a layer for less than the sweep costs: train all for a few steps, drop the worse half, the rest for twice as many.
 
@@ -558,10 +556,7 @@ def search(args, config, root, run_sweep):
             options.layer = str(k)
             runs |= runs_of(options, config, root / f"search-{steps}")
         run_sweep(runs)
-        scores = {
-            k: [read_json(f / "eval.json", "score", float) for f, s in runs.items() if s["layer"] == str(k)] for k in layers
-        }
-        scores = {k: sum(values) / len(values) for k, values in scores.items()}
+        scores = mean_scores((folder, int(settings["layer"])) for folder, settings in runs.items())
         rounds.append({"steps": steps, "scores": scores})
         layers = sorted(layers, key=lambda k: -scores[k])[: (len(layers) + 1) // 2]
     return {"layer": layers[0], "rounds": rounds, "steps": sum(r["steps"] * len(r["scores"]) for r in rounds)}
@@ -648,9 +643,7 @@ def merge(run, out, model_path=None):
     """
     run, out = Path(run), Path(out)
     if not is_done(run) or not (run / "layer.safetensors").exists():
-        raise ValueError(
-            f"--merge {run}: not a finished run that trained something; it should hold eval.json and layer.safetensors"
-        )
+        raise ValueError(f"--merge {run}: not a finished run that trained something, with eval.json and layer.safetensors")
     if out.exists():
         raise ValueError(f"--out {out}: is there already; choose a new folder")
     settings = read_json(run / "config.json", "settings")
@@ -679,11 +672,6 @@ def merge(run, out, model_path=None):
 # ---------------------------------------------------------------------------------------------------- the command line
 
 
-def plain(text):
-    """One line without control characters: what a task file or a file's name holds must not steer the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))
-
-
 def fail(message):
     """The end of a command that cannot be done: one line, exit status 2."""
     if not PARENT:  # which meets the same
@@ -695,28 +683,15 @@ def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.error = fail
     add = parser.add_argument
-    add(
-        "--layer",
-        default="each",
-        metavar="SPEC",
-        help="5 | 3,5 | full | norm | base | mid-4 | top-4 | random-4 | each (default) | pairs | probe | search | auto",
-    )
+    specs = "5 | 3,5 | full | norm | base | mid-4 | top-4 | random-4 | each (default) | pairs | probe | search | auto"
+    add("--layer", default="each", metavar="SPEC", help=specs)
     add("--boost", metavar="SPEC", help="train everything, these layers (3,5 | mid-4 | top-4 | ...) at the rate --boost-lr")
     add("--boost-lr", type=float, help="their learning rate (default: twice --lr, as in the paper)")
     add("--model", metavar="DIR", help="checkpoint in Hugging Face format (default: the embedded model, made on first use)")
-    add(
-        "--task",
-        default="math",
-        metavar="TASK",
-        help="math (default), math-short, code, household, alfworld:FOLDER, or a .jsonl or .json file of problems",
-    )
+    add("--task", default="math", help="math (default), math-short, code, household, alfworld:FOLDER, a .jsonl or .json file")
     add("--fields", metavar="Q,A", help="names of the question and answer fields of a --task file whose format is not known")
     add("--instruction", metavar="TEXT", help="what every question of a --task file ends with (default: to reason, and box)")
-    add(
-        "--also",
-        metavar="TASKS",
-        help="tasks that are not trained on, to score every model on too: a.jsonl,household; of math: sub,max,min",
-    )
+    add("--also", metavar="TASKS", help="tasks to score every model on too, untrained: a.jsonl,household; of math: sub,max,min")
     add("--algo", default="grpo", choices=rl.ALGORITHMS, help="default: grpo")
     add("--runs", default="runs", metavar="DIR", help="folder for the runs (default: runs)")
     add("--seeds", default=None, metavar="0,1,2", help="one run per seed (default 0,1,2 for the embedded model, else 0)")
@@ -820,14 +795,9 @@ def resolved(spec, root, num_layers):
 
 def top_layers(root, count, num_layers):
     """The `count` layers that scored best alone, on average over the seeds in `root`, as a SPEC such as "3,5"."""
-    scores = {}
-    for k in range(num_layers):
-        found = [read_json(path, "score", float) for path in root.glob(f"layer-{k}-seed-*/eval.json")]
-        if not found:
-            raise ValueError(
-                f"--layer top-{count} needs every layer's score, and {root} has none for layer {k}: first run --layer each"
-            )
-        scores[k] = sum(found) / len(found)
+    scores = mean_scores((path.parent, k) for k in range(num_layers) for path in root.glob(f"layer-{k}-seed-*/eval.json"))
+    if missing := sorted(set(range(num_layers)) - set(scores)):
+        raise ValueError(f"--layer top-{count}: {root} has no score for layer {missing[0]}: first run --layer each")
     if not 0 < count <= num_layers:
         raise ValueError(f"--layer top-{count}: K must be from 1 to {num_layers}")
     return ",".join(map(str, sorted(sorted(scores, key=lambda k: -scores[k])[:count])))
@@ -871,19 +841,7 @@ def open_base(path, task, args):
             torch.set_num_threads(threads)
     there = read_json(path / "teaching.json")
     if there != taught:
-        raise ValueError(
-            f"{path} was taught with {there}, this command says {taught}: choose a new folder, such as --runs {path.parent}-2"
-        )
-
-
-def report_rates(runs):
-    """The table of --find-lr: mean validation score at each rate."""
-    scores = {}
-    for folder, settings in runs.items():
-        scores.setdefault(settings["lr"], []).append(read_json(folder / "eval.json", "score", float))
-    print("rate        full training, sampled score on the validation panel, mean over seeds")
-    for lr, values in scores.items():
-        print(f"{lr:<10g}  {sum(values) / len(values):.3f}")
+        raise ValueError(f"{path} was taught with {there}, not {taught}: choose a new folder, such as --runs {path.parent}-2")
 
 
 def report(root, name, found):
@@ -920,7 +878,7 @@ def main(argv=None):
         for name, other in task.also:
             if embedded and not {*other.vocabulary} <= {*task.vocabulary}:
                 raise ValueError(
-                    f"--also {name}: the embedded model of --task {args.task} does not know its words; math also has sub, max, min"
+                    f"--also {name}: the model of --task {args.task} does not know its words; math also has sub, max, min"
                 )
             if embedded and other.test == task.test:
                 raise ValueError(f"--also {name}: has the problems that --task {args.task} is scored on; it must be another task")
@@ -937,8 +895,7 @@ def main(argv=None):
         longest = longest_prompt(tokenizer, task)
         if longest + args.max_tokens > config.max_position_embeddings:
             raise ValueError(
-                f"--max-tokens {args.max_tokens} after the longest prompt, {longest} tokens, exceeds the model's context of "
-                f"{config.max_position_embeddings}"
+                f"--max-tokens {args.max_tokens} after a prompt of {longest} exceeds the context of {config.max_position_embeddings}"
             )
         runs = runs_of(args, config, root)
         if torchrun and args.device == "cuda":
@@ -971,7 +928,9 @@ def main(argv=None):
                 runs = runs_of(args, config, root)
             run_all(runs)
         if args.find_lr:
-            report_rates(runs)
+            print("rate        full training, sampled score on the validation panel, mean over seeds")
+            for lr, score in mean_scores((folder, settings["lr"]) for folder, settings in runs.items()).items():
+                print(f"{lr:<10g}  {score:.3f}")
     except (ValueError, OSError) as error:
         fail(error)
     print(f"{len(runs)} runs done in {root}" + (" (a smoke test: too short for its figures to mean much)" if args.quick else ""))

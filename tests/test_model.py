@@ -145,6 +145,7 @@ REFUSED_CONFIGS = [
     ({"rope_scaling": {"type": "linear", "factor": 4.0}}, "rope_type"),
     ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor"),
     ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "dynamic"}}, "rope_type"),
+    ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
     ({"rope_scaling": "yarn"}, "rope_scaling"),
     ({"rope_theta": "large"}, "rope_theta"),
     ({"vocab_size": None}, "vocab_size"),
