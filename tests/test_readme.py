@@ -176,6 +176,17 @@ def test_figures_of_the_claims(record):
     assert f"{cut[0]:.0%} of full training's episodes run out of steps instead of {cut[1]:.0%}".replace("%", " %") in WORDS
 
 
+def test_figures_of_the_real_model():
+    found = json.loads((ROOT / "tests/recorded/real/qwen2.5-coder-0.5b/contribution.json").read_text())
+    rows = {row["layer"]: row for row in found["rows"]}
+    c = [rows[str(k)]["contribution"] for k in range(24)]
+    thirds = [short(sum(c[i : i + 8]) / 8) for i in (0, 8, 16)]
+    assert max(c) == c[11] and "the average is {}, {} and {}".format(*thirds) in WORDS
+    assert f"(layer 11: C {', '.join(short(rows['11'][f'contribution{at}']) for at in ('_step_10', '_step_20', ''))})" in WORDS
+    assert f"({short(rows['11']['greedy_contribution'])} for layer 11)" in WORDS
+    assert f"and greedily {short(rows['mid-4']['greedy_contribution'])}" in WORDS
+
+
 def short3(text):
     return re.sub(r"^0\.", ".", text)
 
