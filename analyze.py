@@ -26,8 +26,6 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks import plain
-
 DRAWS = 2000
 DAMAGED = (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError)  # what reading a file may end in
 
@@ -682,6 +680,11 @@ def draw_curves(sweeps):
         if points
     ]
     return picture(panel(52, 810, "Layer contribution C(k)", (), curves))
+
+
+def plain(text):
+    """One line without control characters: what a file or its name holds must not steer the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))
 
 
 def fail(message):
