@@ -101,7 +101,10 @@ def show_addition(rng, a, b):
 
 
 def generated(name, problem, n=1000, **options):
-    """Validation and test panels of what `problem(rng)` makes, their prompts, and a Task's `draw` that avoids these."""
+    """Validation and test panels of what `problem(rng)` makes, their prompts, and a Task's `draw` that avoids these.
+
+    `options` are those of `problem` that hold for what is drawn to train on, not for the panels.
+    """
     rngs = [random.Random(f"{name} {panel}") for panel in ("validation", "test")]  # by strings: the same on any machine
     validation, test = ([problem(rng) for _ in range(n)] for rng in rngs)
     held_out = {p.prompt for p in validation + test}
@@ -1068,9 +1071,10 @@ class Household:
         return 10.0 * self.solved if legal else -0.1
 
     def close(self):
-        """Nothing is left to do."""
+        """Called once, when the episode is over: there is nothing to give back."""
 
     def act(self, action):
+        """Do what is admissible here."""
         verb, what = action.split(" ", 1)
         if verb == "go":
             self.here = what
