@@ -1,11 +1,15 @@
-"""What several test files share: a tiny random model, and where real weights and data may be found."""
+"""What several test files share: a tiny random model, and where real weights and data may be
+found."""
 
 import os
 import sys
 from pathlib import Path
 
 import pytest
-import torch
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch, as in train.py
+
+import torch  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 torch.set_num_threads(1)
@@ -37,9 +41,13 @@ def from_environment(variable, what):
 
 @pytest.fixture
 def real_weights():
-    return from_environment("ONELAYER_WEIGHTS", "a folder with qwen2.5-coder-0.5b-instruct and smollm2-135m-instruct")
+    return from_environment(
+        "ONELAYER_WEIGHTS", "a folder with qwen2.5-coder-0.5b-instruct and smollm2-135m-instruct"
+    )
 
 
 @pytest.fixture
 def real_data():
-    return from_environment("ONELAYER_DATA", "a folder with gsm8k_train.jsonl, math500.json and mbpp.jsonl")
+    return from_environment(
+        "ONELAYER_DATA", "a folder with gsm8k_train.jsonl, math500.json and mbpp.jsonl"
+    )
