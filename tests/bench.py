@@ -37,7 +37,8 @@ from model import Config, Transformer, read_json
 
 TAUGHT, RANDOM = "embedded, taught", "embedded, random weights"
 SMOL, QWEN = "smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct"
-BUDGET = 4096  # train.py's default --token-budget
+NEVER = [2**40]  # an ending token that no model has
+BUDGET = 4096  # positions in a training pass, and four times as many in sampling, as on a CPU
 QUESTIONS = [  # of unequal length, and answered at unequal length
     "What is 7 times 8?", "Name the largest planet of the solar system.", "Is 91 a prime number? Answer yes or no.",
     "Tom has 12 apples. He gives a third of them to Ann and eats two himself. How many apples does Tom have left?", "Say hello.",
@@ -130,7 +131,7 @@ def ours(name):
         texts = [problem.prompt for problem in tasks.arithmetic().draw(0, 0, 32)]
         prompts = tasks.Tokenizer(BASE).encode(texts)
         if name == RANDOM:
-            return random_model(), texts, prompts, [-1]
+            return random_model(), texts, prompts, NEVER
         return Transformer.from_pretrained(BASE, device=DEVICE, dtype=DTYPE), texts, prompts, [0]
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     if not WEIGHTS or not (Path(WEIGHTS) / name / "config.json").exists():
@@ -171,7 +172,7 @@ def generate(model, prompts, G, length, eos):
     real = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts for _ in range(G)], device=DEVICE)
     model.generation_config = GenerationConfig(
         do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=length, pad_token_id=0,
-        eos_token_id=None if eos == [-1] else eos,
+        eos_token_id=None if eos == NEVER else eos,
     )  # fmt: skip
     new = model.generate(input_ids=ids, attention_mask=real)[:, width:]
     hit = torch.isin(new, torch.tensor(eos, device=DEVICE))
@@ -180,7 +181,8 @@ def generate(model, prompts, G, length, eos):
 
 def sample(model, prompts, G, length, eos, start=0, budget=None):
     return rl.rollout(
-        model, prompts, group_size=G, max_new_tokens=length, temperature=1.0, eos_id=eos, start=start, token_budget=budget
+        model, prompts, group_size=G, max_new_tokens=length, temperature=1.0, eos_id=eos, start=start,
+        budget=budget and {"sampling": budget, "training": 0},
     )
 
 
@@ -190,7 +192,7 @@ def tokens_of(batch):
 
 def train_pass(model, spec, batches):
     """Log-probabilities of a whole batch and their gradient in what `spec` trains, in the micro-batches of a training step."""
-    _, start = train.choose(model, spec)
+    _, start = train.freeze_all_but(model, spec)
     batch = batches[start]
     for part in rl.micro_batches(batch, range(len(batch.completions)), BUDGET):
         rl.score(model, batch, part, 1.0, start)[0].sum().backward()
@@ -200,14 +202,14 @@ def train_pass(model, spec, batches):
 
 def grpo_step(model, prompts, G, length, eos, spec, budget=BUDGET):
     """A function that makes one whole step and returns its tokens. Rewards are random, so no completion is left out."""
-    names, start = train.choose(model, spec)
-    optimizer = rl.Optimizer(p for p in model.parameters() if p.requires_grad)
+    trained, start = train.freeze_all_but(model, spec)
+    optimizer = rl.Optimizer(trained)
 
     def step():
-        train.choose(model, spec)  # as contestants may share a model
+        train.freeze_all_but(model, spec)  # as contestants may share a model
         batch = sample(model, prompts, G, length, eos, start, 4 * budget)  # as in train.py
         advantages = rl.group_advantages(torch.rand(len(prompts), G)).flatten()
-        rl.update(model, optimizer, batch, advantages, lr=1e-7, start=start, token_budget=budget)
+        rl.update(model, optimizer, batch, advantages, lr=1e-7, start=start, budget={"sampling": 4 * budget, "training": budget})
         return tokens_of(batch)
 
     return step
@@ -273,7 +275,7 @@ def layers(name, P, G, length, every):
     """The training pass of layer k against that of all layers; and what the states kept by the rollout save."""
     model, _, prompts, _ = ours(name)
     L = model.config.num_hidden_layers
-    kept = {k: sample(model, prompts[:P], G, length, [-1], k) for k in range(0, L, every)}
+    kept = {k: sample(model, prompts[:P], G, length, NEVER, k) for k in range(0, L, every)}
     middle = max(k for k in kept if k <= L / 2)
     bare = {middle: replace(kept[middle], hidden=[], prompt_hidden=[])}
     contestants = [("full", kept), *((str(k), kept) for k in kept), (str(middle), bare)]
@@ -307,7 +309,7 @@ def saved(name, P, G, length):
 
 def two_steps(name, P, G, length, spec):
     model, _, prompts, _ = ours(name)
-    one_step = grpo_step(model, prompts[:P], G, length, [-1], spec)
+    one_step = grpo_step(model, prompts[:P], G, length, NEVER, spec)
     for _ in range(2):  # in the second, Adam has its state
         one_step()
 
@@ -370,7 +372,7 @@ def growth(size, least):
         sizes = {"prompts": 8, "length": 32, "num_hidden_layers": 4, "vocab_size": 2048, size: value}
         prompts, length = [[1] * 15 + [i + 2] for i in range(sizes.pop("prompts"))], sizes.pop("length")
         one_step = grpo_step(
-            random_model(hidden_size=256, intermediate_size=768, head_dim=64, **sizes), prompts, 8, length, [-1], "full"
+            random_model(hidden_size=256, intermediate_size=768, head_dim=64, **sizes), prompts, 8, length, NEVER, "full"
         )
         return lambda: bool(one_step())  # the time of the step, not of a token
 
@@ -384,12 +386,12 @@ def machine(name, P, G, length):
     """Arithmetic that counts as part of the model, a second, against a big matrix product; bytes that decoding reads against a copy."""
     model, _, prompts, _ = ours(name)
     c, L, prompts = model.config, model.config.num_hidden_layers, prompts[:P]
-    batches = {k: sample(model, prompts, G, length, [-1], k) for k in (0, L // 2)}
+    batches = {k: sample(model, prompts, G, length, NEVER, k) for k in (0, L // 2)}
     wide = 2048 if DEVICE == "cpu" else 8192
     a, b = torch.randn(2, wide, wide, device=DEVICE, dtype=DTYPE)
     big = torch.randn(2**27, device=DEVICE)
     product, copying, roll, full, single = race(
-        lambda: bool(len(a @ b)), lambda: bool(len(big.clone())), lambda: bool(sample(model, prompts, G, length, [-1])),
+        lambda: bool(len(a @ b)), lambda: bool(len(big.clone())), lambda: bool(sample(model, prompts, G, length, NEVER)),
         lambda: train_pass(model, "full", batches), lambda: train_pass(model, str(L // 2), batches),
     )  # fmt: skip
     # FLOPs of a forward pass through a layer and through the head, prompts once. A backward pass is as many for the gradient of
@@ -434,7 +436,7 @@ def large(name, P, G, prompt, length, budget):
 
     def decode(capture, new):
         rl.captured = capture
-        sample(model, prompts, G, new, [-1])
+        sample(model, prompts, G, new, NEVER)
         rl.captured = captured
         return P * G * new
 
@@ -451,10 +453,11 @@ def large(name, P, G, prompt, length, budget):
     row(f"{what}: weights and cache read; copy", rates(read / 1e9, seconds), rates(8 * big.numel() / 1e9, copying), "GB/s")
     model = big = None
     torch.cuda.empty_cache()  # the next needs the room
-    settings = {"group": G, "max_tokens": length, "prompts": P, "token_budget": budget, "recompute": True}
-    settings["dtype"] = {kind: name for name, kind in train.DTYPES.items()}[DTYPE]
-    parts = train.plan(c, str(middle), settings, prompt)
-    expected = train.peak(parts) - parts["program and libraries"]
+    argv = f"--model . --plan --recompute --layer {middle} --group {G} --max-tokens {length} --prompts {P}"
+    argv += f" --device {DEVICE} --dtype {({kind: name for name, kind in train.DTYPES.items()})[DTYPE]}"
+    settings = {**vars(train.parse(argv.split())), "layer": str(middle), "seed": 0, "panel": "test"}
+    _, found = train.account(c, settings, prompt, None)
+    expected = found["expected peak, GiB"] * 2**30
     needed = peak(two_large_steps, name, P, G, prompt, length, budget)
     row(f"GRPO step, {name} (random), layer {middle}: peak; --plan", needed, [expected / 2**20], "MB", "<= 1")
 
@@ -463,7 +466,7 @@ def two_large_steps(name, P, G, prompt, length, budget):
     model = shaped(name)
     model.recompute = True
     prompts = torch.randint(model.config.vocab_size, (P, prompt)).tolist()
-    one_step = grpo_step(model, prompts, G, length, [-1], str(model.config.num_hidden_layers // 2), budget)
+    one_step = grpo_step(model, prompts, G, length, NEVER, str(model.config.num_hidden_layers // 2), budget)
     for _ in range(2):  # in the second, Adam has its state
         one_step()
 
@@ -497,7 +500,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         base = args.base or Path(folder) / "base"
         if not args.base and args.only != "large":
-            train.teach_base(base, tasks.arithmetic(), {"task": "math", "seed": 0, "steps": 250, "batch": 256})
+            train.teach_base(base, tasks.arithmetic(), 0, 250, 256)
         setup(args.device, args.weights, base, args.rounds)
         line("what", "ours", "theirs", "ratio", "target")
         for claim, cases in CLAIMS.items():

@@ -1,20 +1,27 @@
-"""What a GPU does otherwise than a CPU: on the GPU where there is one, and everywhere with a stand-in for CUDA's graphs.
+"""What a GPU does otherwise than a CPU: on the GPU where there is one, and everywhere with a stand-
+in for CUDA's graphs.
 
-The stand-in holds rollout's captured step to the rules of a real capture. Recording changes nothing; replaying runs the same
+The stand-in holds rollout's captured step to the rules of a real capture. Recording changes
+nothing; replaying runs the same
 kernels on the same tensors and no line of Python; and a kernel that must tell the host a value is refused.
 """
 
 import pytest
 import torch
 from conftest import tiny
-from test_rl import PROMPTS, likes_to_end, rescored, sampled
+from test_rl import PROMPTS, likes_to_end, only, rescored, sampled
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import rl
-import train
 
-WAITS = ("_local_scalar_dense", "nonzero", "_unique2", "masked_select", "equal")  # for a value, or for how many there are
+WAITS = (
+    "_local_scalar_dense",
+    "nonzero",
+    "_unique2",
+    "masked_select",
+    "equal",
+)  # for a value, or for how many there are
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
 
@@ -36,7 +43,9 @@ class Graph:
         self.replays += 1
         for kernel, args, kwargs, recorded in self.kernels:
             for old, new in zip(recorded, tensors(kernel(*args, **kwargs))):
-                if storage(old) not in {storage(arg) for arg in tensors((args, kwargs))}:  # not a view, nor changed in place
+                if storage(old) not in {
+                    storage(arg) for arg in tensors((args, kwargs))
+                }:  # not a view, nor changed in place
                     old.copy_(new)
 
 
@@ -50,14 +59,20 @@ class Capture(TorchDispatchMode):
     def __torch_dispatch__(self, kernel, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         assert not any(name in str(kernel) for name in WAITS), f"{kernel} makes the host wait"
-        assert not ("index" in str(kernel) and any(t.dtype == torch.bool for t in tensors(args[1]))), f"{kernel} counts a mask"
+        assert not (
+            "index" in str(kernel) and any(t.dtype == torch.bool for t in tensors(args[1]))
+        ), f"{kernel} counts a mask"
         for tensor in tensors((args, kwargs)):
-            if storage(tensor) not in self.made:  # it was there before: as a kernel may write to it, note what it holds
+            if (
+                storage(tensor) not in self.made
+            ):  # it was there before: as a kernel may write to it, note what it holds
                 self.before.setdefault(storage(tensor), (tensor, tensor.untyped_storage().clone()))
         out = kernel(*args, **kwargs)
         for tensor in tensors(out):
             if storage(tensor) not in self.before:
-                self.made[storage(tensor)] = tensor  # held, so that its memory is not given to another
+                self.made[storage(tensor)] = (
+                    tensor  # held, so that its memory is not given to another
+                )
         self.graph.kernels.append((kernel, args, kwargs, tensors(out)))
         return out
 
@@ -79,16 +94,23 @@ def graphs(monkeypatch):
     monkeypatch.setattr(torch.cuda, "CUDAGraph", new_graph)
     monkeypatch.setattr(torch.cuda, "graph", Capture)
     monkeypatch.setitem(rl.STRIDES, "cpu", (4, 8))
-    torch.use_deterministic_algorithms(True)  # which fills memory that nothing was written to with NaN
+    torch.use_deterministic_algorithms(
+        True
+    )  # which fills memory that nothing was written to with NaN
     yield recorded
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("prompts", [PROMPTS, [[5, 6, 7], [8, 9, 10]]], ids=["ragged", "of one length"])
+@pytest.mark.parametrize(
+    "prompts", [PROMPTS, [[5, 6, 7], [8, 9, 10]]], ids=["ragged", "of one length"]
+)
 @pytest.mark.parametrize("start", [0, 2])
 @pytest.mark.parametrize("group_size, temperature", [(6, 1.0), (1, 1.0), (2, 0)])
 def test_a_replayed_step_is_the_step(graphs, monkeypatch, prompts, start, group_size, temperature):
-    model, options = likes_to_end(tiny()), {"group_size": group_size, "temperature": temperature, "start": start}
+    model, options = (
+        likes_to_end(tiny()),
+        {"group_size": group_size, "temperature": temperature, "start": start},
+    )
     got = sampled(model, prompts, max_new_tokens=40, **options)
     assert sum(graph.replays for graph in graphs) >= 10
     monkeypatch.undo()
@@ -102,7 +124,8 @@ def test_a_replayed_step_is_the_step(graphs, monkeypatch, prompts, start, group_
 def test_a_graph_is_recorded_only_where_the_batch_or_the_span_changes(graphs):
     model = tiny()
     sampled(model, [[5, 6, 7]], group_size=2, max_new_tokens=38, eos_id=999)
-    # Slots 3 to 39, so spans 8, 16 ... 40: of each the first step runs, the second is recorded. Of the last span there are only
+    # Slots 3 to 39, so spans 8, 16 ... 40: of each the first step runs, the second is recorded. Of
+    # the last span there are only
     # slots 32 ... 39, and fewer than 4 steps are left after slot 36.
     assert [graph.replays for graph in graphs] == [4, 7, 7, 7, 7]
 
@@ -114,10 +137,18 @@ def test_what_is_short_is_not_recorded(graphs):
 
 def test_rows_that_ended_leave_when_they_are_a_quarter(graphs, monkeypatch):
     sizes, keep = [], rl.KVCache.keep
-    monkeypatch.setattr(rl.KVCache, "keep", lambda cache, rows: sizes.append(len(rows)) or keep(cache, rows))
+    monkeypatch.setattr(
+        rl.KVCache, "keep", lambda cache, rows: sizes.append(len(rows)) or keep(cache, rows)
+    )
     out = sampled(likes_to_end(tiny()), group_size=16, max_new_tokens=40)
-    assert len({len(completion) for completion in out.completions}) > 5, "ragged, or the test shows little"
-    assert sizes[0] > 60 and len(sizes) > 3 and all(after <= 0.75 * before for before, after in zip(sizes, sizes[1:]))
+    assert len({len(completion) for completion in out.completions}) > 5, (
+        "ragged, or the test shows little"
+    )
+    assert (
+        sizes[0] > 60
+        and len(sizes) > 3
+        and all(after <= 0.75 * before for before, after in zip(sizes, sizes[1:]))
+    )
 
 
 def test_the_stand_in_refuses_what_a_real_capture_would(graphs):
@@ -136,7 +167,7 @@ def test_the_stand_in_refuses_what_a_real_capture_would(graphs):
     assert x.tolist() == [3, 3, 3]
 
 
-# ---------------------------------------------------------------------------------------------------- on a GPU
+# --------------------------------------------------------------------------------------- on a GPU
 
 
 @pytest.fixture
@@ -154,13 +185,24 @@ def test_on_a_gpu_a_replayed_step_is_the_step(spans, monkeypatch, dtype, toleran
     def samples(capture):
         monkeypatch.setattr(rl, "captured", capture)
         generator = torch.Generator("cuda").manual_seed(0)
-        options = {"group_size": 16, "max_new_tokens": 60, "temperature": 1.0, "eos_id": 0, "start": 2}
+        options = {
+            "group_size": 16,
+            "max_new_tokens": 60,
+            "temperature": 1.0,
+            "eos_id": 0,
+            "start": 2,
+        }
         return rl.rollout(model, PROMPTS, generator=generator, **options)
 
-    got, expected = samples(lambda step: captures.append(1) or captured(step)), samples(lambda step: step)
+    got, expected = (
+        samples(lambda step: captures.append(1) or captured(step)),
+        samples(lambda step: step),
+    )
     assert len(captures) > 3 and got.completions == expected.completions
     again, _ = rl.score(model, got, list(range(64)), 1.0, 2)
-    torch.testing.assert_close(again.cpu(), rl.pad(got.logprobs, "cpu", torch.float32)[0], rtol=0, atol=tolerance)
+    torch.testing.assert_close(
+        again.cpu(), rl.pad(got.logprobs, "cpu", torch.float32)[0], rtol=0, atol=tolerance
+    )
 
 
 @gpu
@@ -170,11 +212,20 @@ def test_a_gpu_samples_with_the_log_probabilities_of_a_cpu(spans, family, start)
     model = likes_to_end(tiny(model_type=family))
     generator = torch.Generator("cuda").manual_seed(0)
     out = rl.rollout(
-        model.cuda(), PROMPTS, group_size=16, max_new_tokens=60, temperature=1.0, eos_id=0, generator=generator, start=start
+        model.cuda(),
+        PROMPTS,
+        group_size=16,
+        max_new_tokens=60,
+        temperature=1.0,
+        eos_id=0,
+        generator=generator,
+        start=start,
     )
     assert len({len(completion) for completion in out.completions}) > 5
     again, _ = rl.score(model, out, list(range(64)), 1.0, start)
-    torch.testing.assert_close(again.cpu(), rl.pad(out.logprobs, "cpu", torch.float32)[0], rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        again.cpu(), rl.pad(out.logprobs, "cpu", torch.float32)[0], rtol=0, atol=1e-4
+    )
     model.cpu()
     for i, (completion, logprobs) in enumerate(zip(out.completions, out.logprobs)):
         expected = rescored(model, PROMPTS[i // 16], completion, 1.0)
@@ -197,7 +248,8 @@ def test_an_update_on_a_gpu_is_that_of_a_cpu(dtype, tolerance):
     advantages = rl.group_advantages(torch.rand(4, 4)).flatten()
     for device, kind in (("cpu", torch.float32), ("cuda", dtype)):
         model = tiny().to(device, kind)
-        train.choose(model, "2")
-        optimizer = rl.Optimizer(p for p in model.parameters() if p.requires_grad)
-        norms.append(rl.update(model, optimizer, batch, advantages.to(device), lr=1e-4)["grad_norm"])
+        optimizer = rl.Optimizer(only(model, 2))
+        norms.append(
+            rl.update(model, optimizer, batch, advantages.to(device), lr=1e-4)["grad_norm"]
+        )
     assert norms[1] == pytest.approx(norms[0], rel=tolerance)
