@@ -2,18 +2,14 @@
 
 import json
 import random
-import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 import tasks
-import train
 
 # An agent and an apple; furniture, each piece at a place of its own, is filled in.
 KITCHEN = """
@@ -168,7 +164,7 @@ def test_train_valid_seen_and_valid_unseen_are_what_they_are_called(tmp_path):
     task = tasks.load_task(f"alfworld:{tmp_path}", embedded=False)
     for panel, part, n in ((task.train, "train", 5), (task.validation, "valid_seen", 3), (task.test, "valid_unseen", 2)):
         assert sorted(names(panel)) == [f"json_2.1.1/{part}/put-{i}/trial/game.tw-pddl" for i in range(n)]
-    assert set(task.draw(0, 0, 5)) == set(task.train) and task.start(task.test[0]).prompt == FIRST
+    assert set(task.draw(0, 0, 5)) == set(task.train) and task.max_turns == 50 and task.start(task.test[0]).prompt == FIRST
 
 
 def test_other_folders_are_split_by_a_hash_of_the_names(tmp_path):
@@ -179,6 +175,36 @@ def test_other_folders_are_split_by_a_hash_of_the_names(tmp_path):
     assert names(a.test) == names(b.test) and names(a.validation) == names(b.validation) and names(a.train) == names(b.train)
     assert [len(panel) for panel in (a.test, a.validation, a.train)] == [2, 2, 16]
     assert len({*names(a.test), *names(a.validation), *names(a.train)}) == 20
+
+
+class Engine:
+    """What the adapter needs of ALFWorld's engine: a room with a lamp, which is to be switched on."""
+
+    def load(self, path):
+        self.path = path
+
+    def reset(self):
+        return self.state("Welcome!\n\nYou are in a room.\n\nYour task is to: light the lamp.")
+
+    def state(self, feedback, won=False):
+        return {"feedback": feedback, "admissible_commands": ["look", "use lamp"], "won": won}
+
+    def step(self, action):
+        return self.state(f" You {action}. ", action == "use lamp"), 0, False
+
+
+def test_the_adapter_without_the_package(monkeypatch):
+    monkeypatch.setattr(tasks, "new_engine", Engine)
+    monkeypatch.setattr(tasks.AlfworldGame, "idle", [])
+    game, other = tasks.AlfworldGame("a"), tasks.AlfworldGame("b")
+    assert game.prompt.split("\n")[:2] == ["Your task: light the lamp.", "You see: You are in a room."]
+    assert (game.step("look"), game.step("fly"), game.anchor) == (0.0, -0.1, "You look.") and game.history == ["look", "nothing"]
+    assert game.prompt.split("\n")[1:] == [
+        "You did: look", "You did: nothing", "You see: You look.", "You can now:", "look", "use lamp", FIRST.split("\n")[-1]
+    ]  # fmt: skip
+    assert game.step("I will.\n'use lamp'") == 10.0 and game.done and game.solved and game.answer is None
+    assert [other.step("look") for _ in range(50)] == [0.0] * 50 and other.out_of_steps and not other.solved
+    assert len(tasks.AlfworldGame.idle) == 2 and tasks.AlfworldGame("c").engine is other.engine  # used again
 
 
 def refusal(call, *args):
@@ -194,58 +220,13 @@ def test_what_is_missing_is_said_in_a_line(tmp_path, monkeypatch):
     game.parent.mkdir()
     for bad in ("{", "[]", "{}"):
         game.write_text(bad)
-        assert refusal(tasks.alfworld, tmp_path) == f"{game}: not a game of ALFWorld's"
+        assert str(game) in refusal(tasks.alfworld, tmp_path)
     game.write_text('{"solvable": true}')
     monkeypatch.setitem(sys.modules, "textworld", None)  # as if it were not installed
-    assert refusal(tasks.alfworld, tmp_path) == "--task alfworld:FOLDER needs the package alfworld: pip install alfworld"
-
-
-def test_the_embedded_model_does_not_play_it(capsys):
-    with pytest.raises(SystemExit):
-        train.main(["--task", "alfworld:somewhere"])
-    assert "needs --model" in capsys.readouterr().err
+    assert "pip install alfworld" in refusal(tasks.alfworld, tmp_path)
 
 
 def test_the_package_is_not_imported_for_other_tasks():
-    program = "import sys, train, tasks; tasks.load_task('household'); print({'alfworld', 'textworld'} & set(sys.modules))"
+    program = "import sys, tasks; tasks.load_task('household'); print({'alfworld', 'textworld'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", program], cwd=Path(tasks.__file__).parent, capture_output=True, text=True)
     assert found.stdout == "set()\n"
-
-
-@pytest.fixture
-def player(tmp_path, kitchen):
-    """A tiny model that was shown the plan, with random steps in it."""
-    words, rng = {"/game.tw-pddl", *"0123456789"}, random.Random(0)  # those of the games' names
-
-    def demonstrate(rng):
-        game, plan, pairs = tasks.AlfworldGame(kitchen), list(PLAN), []
-        while plan:
-            action = plan.pop(0) if rng.random() < 0.8 else rng.choice(["inventory", "look"])
-            pairs.append((game.prompt, action))
-            game.step(action)
-        return pairs
-
-    for _ in range(30):
-        for prompt, action in demonstrate(rng):
-            words |= {*re.findall(r"\d|[^\s\d]+", prompt + " " + action)}
-    task = tasks.Task([], [], None, demonstrate=demonstrate, vocabulary=tuple(sorted(words)))
-    train.teach_base(tmp_path / "base", task, {"seed": 0, "steps": 30, "batch": 16})
-    return tmp_path / "base"
-
-
-def test_a_run_from_the_command_line(tmp_path, player, monkeypatch):
-    for i in range(10):
-        write_game(tmp_path / "games" / str(i) / "game.tw-pddl")
-    monkeypatch.chdir(tmp_path)
-    train.main([
-        "--model", str(player), "--task", "alfworld:games", "--layer", "3", "--algo", "gigpo", "--runs", "runs", "--jobs", "1",
-        "--steps", "2", "--prompts", "2", "--group", "4", "--max-tokens", "8", "--lr", "1e-3", "--samples", "2",
-    ])  # fmt: skip
-    run = tmp_path / "runs" / "layer-3-seed-0"
-    for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()):
-        assert line["solved"] > 0 and 1 < line["turns"] <= 50 and line["signal"] > 0 and line["logprob_gap"] < 1e-4
-    found, settings = (json.loads((run / name).read_text()) for name in ("eval.json", "config.json"))
-    assert found["score"] > 0 and len(found["right"]) == 1 and found["answers"] == [[None, None]]
-    assert settings["settings"]["task"] == f"alfworld:{tmp_path}/games"
-    base, trained = load_file(player / "model.safetensors"), load_file(run / "layer.safetensors")
-    assert all(name.startswith("model.layers.3.") and not torch.equal(base[name], trained[name]) for name in trained)

@@ -1,7 +1,7 @@
 """Tests of the sandbox: attacks that must earn nothing and do nothing, and honest programs that must pass.
 
 With the environment variable ONELAYER_DATA naming a folder that holds mbpp.jsonl it also
-grades the 964 MBPP reference solutions, and prints the speed (`pytest -s`).
+grades the 963 MBPP reference solutions, and prints the speed (`pytest -s`).
 """
 
 import contextlib
@@ -25,17 +25,15 @@ from tasks import run_tests
 needs_filter = pytest.mark.skipif(not sandbox.FILTER, reason="the full lock is for Linux on x86_64 and aarch64")
 pytestmark = pytest.mark.filterwarnings("error")  # "no system-call filter here" would be a failure
 
-sandbox.MODULES |= set("_socket atexit gc mmap multiprocessing resource signal socket subprocess".split())  # for the attackers
+sandbox.MODULES |= {"_socket"}  # for the attackers
 SECRET = 740011  # the answer that no attack knows; a run that passes any of these tests has broken the verdict or the lock
 TESTS = [
     f"assert f(1) == {SECRET}",
-    f"assert abs(f(1) - {SECRET}) < 0.5",
-    f"assert {SECRET - 1} < f(1) <= {SECRET}",
-    f"assert not f(1) != {SECRET}",
-    f"assert f(1) in range({SECRET}, {SECRET + 1})",
-    f"assert isclose(f(1), {SECRET}.0)",
+    f"assert f(1) == [{SECRET}]",
+    f"assert f(1) == {SECRET}.0",
     ("f(1)", SECRET),
     ("f(1)", "escaped"),
+    ("f(1)", (True,)),
 ]
 
 TRY = """
@@ -109,7 +107,7 @@ ESCAPES = {
     "catch signals": attempt("import signal", "signal.signal(signal.SIGTERM, signal.SIG_IGN)"),
     "set an alarm": attempt("import signal", "signal.setitimer(signal.ITIMER_REAL, 100)"),
     "lower its limits": attempt("import resource", "resource.setrlimit(resource.RLIMIT_NOFILE, (9, 9))"),
-    "late import": attempt("__import__('wave' + '')"),
+    "late import": attempt("__import__('wa' + 've')"),
 }
 
 # Everything else. It may hang, crash, or be no program at all; it must not pass, and must leave no trace.
@@ -160,7 +158,7 @@ def f(x):
         for number in re.findall(rb"7400\\d\\d", ctypes.string_at(start, 4096)): return int(number)
 """,
     "forged booleans": FORGE.format(value=0, line="b'bool:1\\n' * 99"),
-    "forged tuples": FORGE.format(value=0, line="b'tuple:*1 bool:1\\n' * 99"),
+    "forged lists": FORGE.format(value=0, line="b'list:*1 bool:1\\n' * 99"),
     "forged status": FORGE.format(value=0, line="b'locked\\nopen\\n' * 9"),
     "forged strings": FORGE.format(value=0, line="b'tuple:*1 str:\\n' * 99"),
     "forged depth": FORGE.format(value=0, line="(b'list:*1 ' * 7000 + b'\\n') * 9"),
@@ -242,7 +240,7 @@ def f(x): return "escaped" if ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ct
     "deep indentation": "".join(" " * i + "if 1:\n" for i in range(200)),
     "5 MB of code": "x = 1\n" * 800_000 + "def f(x): return 0",
     "one 5 MB string": "x = '" + "a" * 5_000_000 + "'\ndef f(x): return 0",
-    "mentions every module": " ".join(sorted(sandbox.MODULES)),
+    "mentions many modules": " ".join(sorted(sandbox.MODULES)[:60]),
     "other name": "def g(x): return 0",
 }
 
@@ -293,8 +291,9 @@ def children():
     found = []
     for path in pathlib.Path("/proc").glob("[0-9]*"):
         try:
-            mine = f"PPid:\t{os.getpid()}\n" in (path / "status").read_text()
-            if mine or b"def plain_types" in (path / "cmdline").read_bytes():
+            status, command = (path / "status").read_text(), (path / "cmdline").read_bytes()
+            orphan = "PPid:\t1\n" in status and b"def plain_types" in command
+            if f"PPid:\t{os.getpid()}\n" in status or orphan:
                 found.append(path.name)
         except OSError:
             pass
@@ -326,33 +325,29 @@ def test_escape_would_work_outside(name, world):
         pytest.skip("not even this test's user may do that")
     assert done.stderr.endswith("escaped")
     if name not in ("late import", "multiprocessing"):  # inside, it is the lock that answers, not a missing module
-        assert run_tests(fill(ESCAPES[name]), ["assert 'rror' in f(1) and 'NotFound' not in f(1)"]) == (1, 1)
+        ((value,),) = sandbox.run_calls(fill(ESCAPES[name]), ["f(1)"])
+        assert "rror" in value and "NotFound" not in value
 
 
 HONEST = {  # program, tests, passes, setup
-    "assert": ("def f(x): return [x, x]", ["assert f(3) == [3, 3]", "assert f(3) == (3, 3)", "assert f(3) != [3]"], 2, ""),
+    "assert": ("def f(x): return [x, x]", ["assert f(3) == [3, 3]", "assert f(3) == (3, 3)"], 1, ""),
+    "truth": ("def f(x): return x", ["assert f(1)", "assert f([])", "assert not f('')", "assert not f([0])"], 2, ""),
+    "message": ("def f(x): return x", ["assert f(f(4)) == 4, 'message'", "assert (f(4)) == (5)"], 1, ""),
     "pairs": ("def f(x): return {x: None}", [("f(3)", {3: None}), ("f('\u20ac')", {"\u20ac": None}), ("f(3)", 3)], 2, ""),
     "numbers": (
         "def f(x): return x",
-        [
-            "assert f(1) == True",
-            "assert f(1.0) == 1",
-            "assert f(1j) == 1j",
-            "assert f(-0.0) == 0",
-            "assert f(1e400) == float('inf')",
-            "assert f(1e400 - 1e400) != f(0)",
-        ],
-        6,
+        ["assert f(1) == True", "assert f(1.0) == 1", "assert f(1j) == 1j", "assert f(-0.0) == 0", "assert f(x=-1) == -1"],
+        5,
         "",
     ),
-    "nan": ("def f(x): return float('nan')", ["assert f(1) == nan", "assert math.isnan(f(1))", ("f(1)", float("nan"))], 1, ""),
-    "long numbers": ("def f(x): return 7 ** x", [("f(9000)", 7**9000), "assert f(9000) == 7 ** 9000", ("f(9000)", 7)], 2, ""),
+    "infinity": ("def f(x): return x", [("f(1e400)", float("inf")), ("f(1e400 - 1e400)", float("nan"))], 1, ""),
+    "long numbers": ("def f(x): return 7 ** x", [("f(9000)", 7**9000), ("f(9000)", 7)], 1, ""),
     "all plain types": (
         "def f(*a): return a",
         [
             (
-                "f(None, True, 2, 3.5, 4j, 'five', b'6', [7], (8,), {9}, frozenset([10]), {11: 12}, range(13), '', [], set())",
-                (None, True, 2, 3.5, 4j, "five", b"6", [7], (8,), {9}, frozenset([10]), {11: 12}, range(13), "", [], set()),
+                "f(None, True, 2, 3.5, 4j, 'five', b'6', [7], (8,), {9}, {11: 12}, '', [], set())",
+                (None, True, 2, 3.5, 4j, "five", b"6", [7], (8,), {9}, {11: 12}, "", [], set()),
             )
         ],
         1,
@@ -368,68 +363,10 @@ HONEST = {  # program, tests, passes, setup
     ),
     "own class": (
         "class A:\n def __init__(s, x): s.x = x\n def __eq__(s, o): return True\ndef f(a): return a.x",
-        ["assert f(A(4)) == 4", "assert A(4) == 4", "assert A(4).x == 4", "assert A(4) == A(4)"],
-        2,
+        ["assert f(A(4)) == 4", "assert A(4) == 4"],
+        1,
         "",
     ),
-    "expected expression": (
-        "def f(x): return x",
-        [
-            "assert f({'a': 2}) == Counter('aa')",
-            "assert f([1, 2]) == sorted([2, 1])",
-            "assert f(9) == int(math.sqrt(81))",
-            "assert f(9) == sum([4, 4])",
-        ],
-        3,
-        "",
-    ),
-    "other forms": (
-        "def f(x): return x",
-        [
-            "assert f(1)",
-            "assert not f(0)",
-            "assert f(True) is True",
-            "assert f(1) is True",
-            "assert f(None) is None",
-            "assert abs(f(1.001) - 1) < 0.01",
-            "assert math.isclose(f(0.1) + f(0.2), 0.3, rel_tol=0.001)",
-            "assert 1 < f(2) < 3",
-            "assert f(2) in (1, 2)",
-            "assert isinstance(f('a'), str)",
-            "assert len(f([1])) == 1 and f(2) == 2",
-            "assert f([5])[0] == 5",
-            "assert sorted(f([2, 1])) == [1, 2]",
-            "assert 4 == f(4)",
-            "assert f(f(4)) == 4, 'message'",
-            "assert (f(4)) == (4)",
-            "assert f('ab').upper() == 'AB'",
-            "assert set(f([1, 1])) == {1}",
-            "assert f(-1) == -1",
-            "assert f(1) < f(0)",
-        ],
-        18,
-        "",
-    ),
-    "loops": (
-        "def f(x): return x + 1",
-        [
-            "assert [f(i) for i in range(3)] == [1, 2, 3]",
-            "assert sum(f(i) for i in range(3)) == 6",
-            "assert {f(i) for i in [1, 1]} == {2}",
-            "assert all(x > 0 for x in [f(1), f(2)])",
-            "assert max([f(3)], key=abs) == 4",
-            "assert all(f(i) == i + 1 for i in range(3))",
-        ],
-        5,
-        "",
-    ),  # the last would ask the program for a verdict: it never passes
-    "statements before": (
-        "def f(x): x.sort()",
-        ["a = [2, 1]\nf(a)\nassert a == [1, 2]", "import math\nassert math.pi > 3", "b = 1; c = f([b]); assert c is None"],
-        2,
-        "",
-    ),
-    "no question": ("def f(x): return x", ["assert True", "assert 1 + 1 == 2", "assert x", "assert [1]"], 0, ""),
     "names of builtins": (
         "def sum(a, b): return a * b\ndef string(x): return x",
         ["assert sum(3, 4) == 12", "assert sum(3, 4) == 7", "assert string(5) == 5"],
@@ -438,9 +375,9 @@ HONEST = {  # program, tests, passes, setup
     ),
     "setup before": (
         "def f(x: List[int]): return x + LIMIT",
-        ["assert close(f(1), 8.05)", "assert close(f(1), 9)"],
+        ["assert f(1) == 8", "assert f(1) == 9"],
         1,
-        "from typing import List\nLIMIT = 7\ndef close(a, b): return abs(a - b) < 0.1",
+        "from typing import List\nLIMIT = 7",
     ),
     "setup after": (
         "class Node:\n def __init__(self, v): self.v = v\ndef f(n): return n.v",
@@ -476,6 +413,7 @@ HONEST = {  # program, tests, passes, setup
         "",
     ),
     "no numpy": ("try:\n import numpy\nexcept ImportError: numpy = 3\ndef f(): return numpy", ["assert f() == 3"], 1, ""),
+    "another system's module": ("def f(): return 'winreg'", ["assert f() == 'winreg'"], 1, ""),
     "recursion": (
         "import sys\nsys.setrecursionlimit(10**5)\ndef f(n): return n and 1 + f(n - 1)",
         ["assert f(20000) == 20000"],
@@ -483,13 +421,13 @@ HONEST = {  # program, tests, passes, setup
         "",
     ),
     "sleep": (
-        "import time\ndef f():\n t = time.time()\n time.sleep(0.05)\n return time.time() - t",
-        ["assert 0.04 < f() < 1"],
+        "import time\ndef f():\n t = time.time()\n time.sleep(0.05)\n return 0.04 < time.time() - t < 1",
+        ["assert f()"],
         1,
         "",
     ),
-    "random": ("import random\ndef f(): return random.Random().random() + random.choice([1, 2])", ["assert 1 <= f() < 3"], 1, ""),
-    "memory": ("def f(): return len(bytearray(100 << 20))", ["assert f() == 100 << 20"], 1, ""),
+    "random": ("import random\ndef f(): return 1 <= random.Random().random() + random.choice([1, 2]) < 3", ["assert f()"], 1, ""),
+    "memory": ("def f(): return len(bytearray(100 << 20))", ["assert f() == 104857600"], 1, ""),
     "no tests": ("def f(): pass", [], 0, ""),
 }
 
@@ -502,7 +440,7 @@ def test_honest_program(name):
 
 
 @needs_filter
-@pytest.mark.parametrize("name", sorted(sandbox.MODULES))
+@pytest.mark.parametrize("name", "abc bisect calendar collections csv decimal heapq json re typing unittest zlib".split())
 def test_module_can_be_imported(name):
     assert run_tests(f"import {name}\ndef f(): return {name}.__name__", [("f()", name)]) == (1, 1)
 
@@ -556,10 +494,19 @@ def test_many_at_once():
     assert results == [(1, 2)] * 40 and not children()
 
 
-@pytest.mark.parametrize("test", ["", "f(1)", "assert f(1) == 1\nassert f(2) == 2", "for i in [1]:\n assert f(i)", "assert ("])
-def test_the_author_of_a_bad_test_is_told(test):
-    with pytest.raises((ValueError, SyntaxError)):
-        run_tests("def f(x): return x", [test])
+OTHER_FORMS = [
+    "", "f(1)", "assert f(1) == 1\nassert f(2) == 2", "for i in [1]:\n assert f(i)", "assert (", "assert True",
+    "assert isclose(f(1), 5)", "assert all(f(i) for i in range(3))", "assert f(1) == f(2)", "assert f(1) != 2",
+    "assert f(1) == g", "assert f(1) < 2 < 3", "assert f(1) is True", "assert 4 == f(4)", "assert f(1)[0] == 1",
+    "assert f(1).__eq__(5)", "x = 1\nassert f(x)", "assert not f(1) == 2", "assert f(1) == 1 and f(2) == 2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("test", OTHER_FORMS)
+def test_the_author_of_another_test_is_told(test):
+    with pytest.raises(ValueError) as error:
+        run_tests("def f(x): return x", ["assert f(1) == 1", test])
+    assert repr(test) in str(error.value)
 
 
 def test_without_filter(world, monkeypatch):
@@ -591,7 +538,7 @@ def test_without_filter(world, monkeypatch):
 def test_child_that_cannot_start(monkeypatch):
     monkeypatch.setattr(sandbox, "CHILD", "raise SystemExit")
     with pytest.warns(UserWarning, match="did not start"):
-        assert run_tests("def f(x): return x", ["assert f(1) == 1", "assert f(1) < 2"]) == (0, 2)
+        assert run_tests("def f(x): return x", ["assert f(1) == 1", "assert f(1)"]) == (0, 2)
 
 
 @needs_filter
@@ -603,15 +550,13 @@ def test_as_a_normal_user(world):
     try:
         folder.chmod(0o755)
         source = pathlib.Path(sandbox.__file__).read_text()  # the section alone: that user may not reach our packages
-        section = source[source.index("# What a locked-in program may ask") : source.index("# A text household")]
-        imports = (
-            "import ast, builtins, inspect, marshal, platform, re, struct, subprocess, sys, tempfile, threading, time, warnings"
-        )
+        section = source[source.index("# The system calls that are left") : source.index("# ---- A household")]
+        imports = "import ast, inspect, marshal, operator, platform, re, struct, subprocess, sys, tempfile, threading, warnings"
         (folder / "sandbox.py").write_text(f"{imports}\n{section}")
         attacks = {name: fill(ESCAPES[name]) for name in ESCAPES}
         code = (
             f"import sys; sys.path.insert(0, {str(folder)!r}); import sandbox, json; attacks, tests = json.load(sys.stdin)\n"
-            "print(sandbox.run_tests('def f(x): return x', ['assert f(1) == 1', 'assert 0 < f(1)']),"
+            "print(sandbox.run_tests('def f(x): return x', ['assert f(1) == 1', 'assert f(1)']),"
             " {name: sandbox.run_tests(program, tests)[0] for name, program in attacks.items()})"
         )
         for python in (sys.executable, "/usr/bin/python3"):
@@ -635,15 +580,13 @@ def test_as_a_normal_user(world):
         shutil.rmtree(folder)
 
 
-FAILING_REFERENCES = {}  # task id: why this reference solution cannot pass here
-
-
 @needs_filter
 @pytest.mark.skipif("ONELAYER_DATA" not in os.environ, reason="ONELAYER_DATA does not name a folder with mbpp.jsonl")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_mbpp_reference_solutions(workers):
     text = (pathlib.Path(os.environ["ONELAYER_DATA"]) / "mbpp.jsonl").read_text(encoding="utf-8")
-    rows = [json.loads(line) for line in text.splitlines()]
+    rows = [row for row in map(json.loads, text.splitlines()) if row["task_id"] != "mbpp/596"]  # == sys.getsizeof(...)
+    assert len(rows) == 963
     start = time.monotonic()
     with ThreadPoolExecutor(workers) as pool:
         results = list(
@@ -651,4 +594,4 @@ def test_mbpp_reference_solutions(workers):
         )
     print(f"\nMBPP: {len(rows) / (time.monotonic() - start):.0f} programs/s with {workers} thread(s)")
     failed = {row["task_id"]: result for row, result in zip(rows, results) if result != (len(row["test_list"]),) * 2}
-    assert failed.keys() == FAILING_REFERENCES.keys(), failed
+    assert not failed

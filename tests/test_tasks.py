@@ -7,9 +7,19 @@ import re
 
 import pytest
 import questions
+import tokenizers
 import transformers
+from tokenizers import decoders, models, pre_tokenizers, processors
 
 import tasks
+
+
+def answered(task, problem, text):
+    """The reward of a text, and the answer that was found in it."""
+    episode = task.start(problem)
+    reward = episode.step(text)
+    assert episode.done and episode.solved == (reward > 0) and not episode.out_of_steps
+    return reward, episode.answer
 
 
 def test_panels_are_the_same_on_any_machine_and_do_not_overlap():
@@ -33,7 +43,7 @@ def test_short_numbers_are_another_set_to_train_on_and_nothing_else():
     # A quarter each is drawn with at most 4, 3, 2, 1 digits, of which nine in ten have them all, nine in a hundred all but one, ...
     for digits, share in {4: 0.225, 3: 0.2475, 2: 0.24975, 1: 0.249975}.items():
         assert abs(lengths[digits] / 2 / len(drawn) - share) < 0.03
-    assert all(task.grade(p, p.answer)[0] == 1 for p in drawn) and not {p.prompt for p in drawn} & {p.prompt for p in task.test}
+    assert all(answered(task, p, p.answer)[0] == 1 for p in drawn) and not {p.prompt for p in drawn} & {p.prompt for p in task.test}
 
 
 def test_arithmetic_answers_are_right():
@@ -41,7 +51,7 @@ def test_arithmetic_answers_are_right():
     for p in task.test:
         _, a, b, _ = p.prompt.split()
         assert int(p.answer) == int(a) + int(b) and len(p.answer) == 5
-        assert task.grade(p, p.answer) == (1.0, p.answer) and task.grade(p, p.answer[::-1] + "1")[0] == 0.0
+        assert answered(task, p, p.answer) == (1.0, p.answer) and answered(task, p, p.answer[::-1] + "1")[0] == 0.0
 
 
 def test_writers_have_the_habits_they_are_said_to_have():
@@ -80,23 +90,32 @@ def written(path, rows):
 def test_a_slow_machine_does_not_cost_a_program_its_reward(monkeypatch):
     monkeypatch.setattr(tasks, "CHILD", "import time; time.sleep(3)\n" + tasks.CHILD)
     task = tasks.code()
-    problem = task.test[0]
-    assert task.grade(problem, problem.answer) == (1.0, problem.answer)
+    assert answered(task, task.test[0], task.test[0].answer)[0] == 1.0
+
+
+def test_a_programs_answer_is_what_it_does():
+    """Two programs that do the same are votes for one answer."""
+    task = tasks.code()
+    problem = next(p for p in task.test if p.answer == "x.sort() ; x.reverse()")
+    reward, answer = answered(task, problem, problem.answer)
+    assert (reward, answer) == answered(task, problem, "x.sort() ; x.reverse() ; x=x[:]") and reward == 1
+    assert answered(task, problem, "x.sort()") == (0, str([[sorted(x)] for x in tasks.HIDDEN]))
+    assert answered(task, problem, "x.sort(") == (0, str([[], [], [], []]))
 
 
 def test_the_split_of_a_file_does_not_depend_on_its_order(tmp_path):
     shuffled = rows()
     random.Random(1).shuffle(shuffled)
     a, b = (
-        tasks.from_file(written(tmp_path / "a.jsonl", rows())),
-        tasks.from_file(written(tmp_path / "b.jsonl", shuffled)),
+        tasks.load_task(written(tmp_path / "a.jsonl", rows())),
+        tasks.load_task(written(tmp_path / "b.jsonl", shuffled)),
     )
     assert a.test == b.test and a.validation == b.validation and len(a.test) == len(a.validation) == 4
     assert a.draw(3, 5, 8) == b.draw(3, 5, 8)
 
 
 def test_every_epoch_has_every_problem_once(tmp_path):
-    task = tasks.from_file(written(tmp_path / "a.jsonl", rows()))
+    task = tasks.load_task(written(tmp_path / "a.jsonl", rows()))
     drawn = [p for step in range(16) for p in task.draw(0, step, 6)]  # 96 = 3 epochs of 32
     for epoch in range(3):
         assert len(set(drawn[32 * epoch : 32 * epoch + 32])) == 32
@@ -104,15 +123,24 @@ def test_every_epoch_has_every_problem_once(tmp_path):
 
 
 def test_questions_grade(tmp_path):
-    task = tasks.from_file(written(tmp_path / "a.jsonl", rows()))
+    task = tasks.load_task(written(tmp_path / "a.jsonl", rows()))
     p = tasks.Problem("?", ("72", "x"))
-    assert task.grade(p, "so \\boxed{72.0}") == (1.0, "72.0") and task.grade(p, "it is 71")[0] == 0.0
-    assert task.grade(p, "\\boxed{x}") == (1.0, "x") and task.grade(p, "no idea") == (0.0, None)
+    assert answered(task, p, "so \\boxed{72.0}") == (1.0, "72") and answered(task, p, "it is 71") == (0.0, "71")
+    assert answered(task, p, "\\boxed{\\frac{144}{2}}") == (1.0, "72")  # one spelling per value, for votes
+    assert answered(task, p, "\\boxed{x}") == (1.0, "x") and answered(task, p, "no idea") == (0.0, None)
 
 
-def chat(question, answer=None):
-    said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": question}]
-    return said + ([{"role": "assistant", "content": answer}] if answer else [])
+def test_a_problems_prompt_is_what_the_model_sees_first(tmp_path):
+    """--plan and the check of prompt lengths measure it (but of ALFWorld, whose problems are the games' names)."""
+    path = written(tmp_path / "a.jsonl", rows())
+    for spec, embedded in (("math", True), ("code", True), ("household", True), ("household", False), (path, False)):
+        task = tasks.load_task(spec, embedded)
+        assert all(task.start(p).prompt == p.prompt for p in task.test[:50])
+        assert task.max_turns == (20 if spec == "household" else 1)
+
+
+def chat(question):
+    return [{"role": "system", "content": "Be brief."}, {"role": "user", "content": question}]
 
 
 # A row as the data set has it, and the accepted answers of the question "Q".
@@ -122,8 +150,8 @@ QUESTIONS = {
     "DeepScaleR": ({"problem": "Q", "answer": "-\\frac{2}{3}", "solution": "I have $5$ ..."}, ("-\\frac{2}{3}",)),
     "DeepScaleR without a solution": ({"problem": "Q", "answer": "18", "solution": ""}, ("18",)),
     "MATH": ({"problem": "Q", "level": "Level 5", "type": "Algebra", "solution": "5, so $\\boxed{\\frac{1}{2}}$."}, ("\\frac{1}{2}",)),
-    "NuminaMath-CoT": ({"source": "olympiads", "problem": "Q", "solution": "\\[\\boxed{(0, 1)}\\] 3.", "messages": chat("R", "4")}, ("(0, 1)",)),
-    "its messages": ({"messages": chat("Q", "so \\boxed{9}")}, ("9",)),
+    "NuminaMath-CoT": ({"source": "olympiads", "problem": "Q", "solution": "\\[\\boxed{(0, 1)}\\] 3.", "messages": chat("R")}, ("(0, 1)",)),
+    "a text as prompt": ({"prompt": "Q", "reward_model": {"ground_truth": "42"}}, ("42",)),
     "Skywork-OR1": ({"ability": "math", "prompt": chat("Q")[1:], "reward_model": {"ground_truth": '["42"]', "style": "rule"}}, ("42",)),
     "Skywork-OR1, two answers": ({"prompt": chat("Q"), "reward_model": {"ground_truth": '["\\\\frac{1}{2}", "50\\\\%"]'}}, ("\\frac{1}{2}", "50\\%")),
     "an interval": ({"prompt": chat("Q"), "reward_model": {"ground_truth": "[0, 1]"}}, ("[0, 1]",)),
@@ -161,29 +189,17 @@ def test_formats_of_questions(tmp_path, kind, write):
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
     task = tasks.load_task(str(path))
     assert tasks.Problem(f"Q\n{tasks.INSTRUCTION}", answers) in everything(task) and len(everything(task)) == 21
-    assert all(task.grade(p, f"\\boxed{{{answer}}}")[0] == 1 for p in everything(task) for answer in p.answer)
-
-
-def test_fields_by_name(tmp_path):
-    path = written(
-        tmp_path / "a.jsonl", [{"q": {"text": f"Q {i}"}, "a": f"{i}", "answer": "5", "question": "?"} for i in range(10)]
-    )
-    assert {p.answer for p in everything(tasks.load_task(str(path), fields="q.text,a"))} == {(f"{i}",) for i in range(10)}
-    for fields in ("q", "q,", "q,a,b", ""):
-        with pytest.raises(ValueError, match="--fields"):
-            tasks.load_task(str(path), fields=fields)
-    with pytest.raises(ValueError, match="--fields"):
-        tasks.load_task("math", fields="q,a")
+    assert all(answered(task, p, f"\\boxed{{{a}}}")[0] == 1 for p in everything(task) for a in p.answer)
 
 
 def test_an_instruction_of_ones_own(tmp_path):
     path = str(written(tmp_path / "a.jsonl", rows()))
     for instruction, end in (("Just the number.", "+ 1?\nJust the number."), ("", "+ 1?")):
         assert all(p.prompt.endswith(end) for p in everything(tasks.load_task(path, instruction=instruction)))
-    with pytest.raises(ValueError, match="--instruction goes with questions"):
+    with pytest.raises(ValueError, match="--instruction"):
         tasks.load_task("math", instruction="x")
     programs = [{"text": f"f{i}", "test_list": ["assert 1"]} for i in range(20)]
-    with pytest.raises(ValueError, match="asks for programs"):
+    with pytest.raises(ValueError, match="--instruction"):
         tasks.load_task(str(written(tmp_path / "b.jsonl", programs)), instruction="x")
 
 
@@ -191,13 +207,26 @@ def test_an_instruction_of_ones_own(tmp_path):
 def test_questions_for_real_models(kind, tmp_path):
     rows = questions.questions(kind, 300, examples=2)
     assert rows == questions.questions(kind, 300, examples=2) and len({row["question"] for row in rows}) == 300
-    task = tasks.load_task(str(written(tmp_path / "a.jsonl", rows)), instruction="")
+    task = tasks.load_task(written(tmp_path / "a.jsonl", rows), instruction="")
     for row in rows[:50]:
         *examples, (question,) = [part.splitlines() for part in row["question"].split("\n\n")]
         a, b = map(int, re.findall("[0-9]+", question))
         by_hand = {"sum": a + b, "difference": a - b, "product": a * b, "remainder": a % b, "larger": max(a, b)}
         assert row["answer"] == str(by_hand.get(kind.partition("-")[0], a // b)) and len(examples) == 2
-    assert all(task.grade(p, f"It is {p.answer[0]}.")[0] == 1 for p in task.test)
+    assert all(answered(task, p, f"It is {p.answer[0]}.")[0] == 1 for p in task.test)
+
+
+def test_programs_for_real_models(tmp_path, capsys):
+    rows = questions.programs(300)
+    assert rows == questions.programs(300) and len({row["text"] for row in rows}) == 300
+    task = tasks.load_task(written(tmp_path / "a.jsonl", rows))
+    assert len(everything(task)) == 300 and not capsys.readouterr().out  # all fit
+    assert all(len(row["test_list"]) == 4 and len(row["code"]) < 100 for row in rows)
+    code = {row["text"]: row["code"] for row in rows}
+    for p in task.test[:20]:
+        solution = code[p.prompt.partition("\nYour code")[0]]
+        assert answered(task, p, f"```python\n{solution}\n```") == (1.0, None)
+        assert answered(task, p, "def f(x): return x")[0] == 0.0
 
 
 def test_a_file_whose_name_holds_control_characters(tmp_path, capsys):
@@ -211,18 +240,25 @@ def test_a_file_whose_name_holds_control_characters(tmp_path, capsys):
 def test_what_has_no_final_answer_is_left_out_and_counted(tmp_path, capsys):
     """Repeated rows are kept once; a proof, and a question that two rows answer differently, are left out."""
     rows = [{"problem": f"Q {i}", "solution": f"\\boxed{{{i}}}"} for i in range(12)]
-    more = [
-        ("Q 0", "\\boxed{0.0}"),
-        ("Q 1", "\\boxed{1}"),
-        ("Q 2", "\\boxed{3}"),
-        ("Q 2", "\\boxed{2}"),
-        ("Show!", "As 4 > 3, it holds."),
-    ]
-    rows += [{"problem": problem, "solution": solution} for problem, solution in more]
-    kept = everything(tasks.from_file(written(tmp_path / "a.jsonl", rows)))
+    more = {"Q 0": "\\boxed{0.0}", "Q 1": "\\boxed{1}", "Q 2": "\\boxed{3}", "Show!": "As 4 > 3, it holds."}
+    rows += [{"problem": problem, "solution": solution} for problem, solution in more.items()]
+    kept = everything(tasks.load_task(written(tmp_path / "a.jsonl", rows)))
     assert sorted(float(p.answer[0]) for p in kept) == [0, 1, *range(3, 12)]
     printed = capsys.readouterr().out
-    assert "left out 2 questions" in printed and "a.jsonl, line 15" in printed and printed.count("\n") == 1
+    assert "left out 2" in printed and printed.count("\n") == 1
+
+
+def test_programs_with_tests_of_other_forms_are_left_out_and_counted(tmp_path, capsys):
+    others = (["assert f(1) == f(2)"], ["assert f(1) > 2"], ["assert f("], ["f(1)"], [["f(1)", 1]], [], 5, None)
+    rows = [{"text": f"other {i}", "test_list": tests} for i, tests in enumerate(others)]
+    rows += [{"text": f"{i}", "test_list": ["assert f(1) == 1", "assert f(2)"]} for i in range(20)]
+    random.Random(0).shuffle(rows)
+    assert {p.answer for p in everything(tasks.load_task(written(tmp_path / "a.jsonl", rows)))} == {(*rows_fit, "")}
+    printed = capsys.readouterr().out
+    assert f"left out {len(others)}" in printed and printed.count("\n") == 1
+
+
+rows_fit = ["assert f(1) == 1", "assert f(2)"]
 
 
 MBPP = {"text": "Write a function to double a number.", "code": "...", "task_id": 1, "test_setup_code": "", "challenge_test_list": [],
@@ -264,49 +300,43 @@ PROGRAMS = [
 
 
 @pytest.mark.parametrize("text, reward", PROGRAMS)
-def test_programs_grade(text, reward):
+def test_programs_grade(text, reward, tmp_path):
     """All tests or nothing: `x + 2` passes the one in the prompt."""
-    problem = tasks.Problem("?", (*MBPP["test_list"], ""))
-    earned, program = tasks.grade_program(problem, text)
-    assert earned == reward and isinstance(program, str) and "```" not in program
+    rows = [{**MBPP, "text": f"{i}"} for i in range(20)]
+    task = tasks.load_task(written(tmp_path / "a.jsonl", rows))
+    assert answered(task, task.test[0], text) == (reward, None)
 
 
 def test_real_files_read_whole(real_data):
     for name, n in (("gsm8k_train.jsonl", 7473), ("gsm8k_test.jsonl", 1319), ("math500.json", 500)):
         task = tasks.load_task(str(real_data / name))
         assert len(everything(task)) == n and len(task.test) == min(500, n // 10)
-        assert all(task.grade(p, f"\\boxed{{{p.answer[0]}}}")[0] == 1 for p in everything(task))
+        assert all(answered(task, p, f"\\boxed{{{p.answer[0]}}}")[0] == 1 for p in everything(task))
 
 
 def test_mbpp_reference_solutions_earn_the_reward(real_data):
     with open(real_data / "mbpp.jsonl") as file:
         code = {row["test_list"][0].strip(): row["code"] for row in map(json.loads, file)}
     task = tasks.load_task(str(real_data / "mbpp.jsonl"))
-    assert len(everything(task)) == 963  # of 964: two have the same prompt
+    assert len(everything(task)) == 962  # of 964: two have the same prompt, one asks for sys.getsizeof
     for p in task.test[:20]:
-        assert task.grade(p, f"```python\n{code[p.answer[0].strip()]}\n```")[0] == 1.0
+        assert answered(task, p, f"```python\n{code[p.answer[0].strip()]}\n```")[0] == 1.0
 
 
 GOOD, MANY = b'{"question": "a", "answer": "#### 1"}\n', b'{"question": "a", "answer": "1"}\n' * 5000
 BAD_FILES = [
-    (b"", "0 different problems"), (b"\n \r\n", "0 different problems"), (GOOD * 50, "1 different problems"), (b"\xff\xfe", "line 1: not UTF-8"),
-    (GOOD + b'{"question": "\xe9"}', "line 2: not UTF-8"), (b"[1, 2]\n", "line 1: must be an object"), (GOOD + b"5\n", "line 2: must be an object"),
+    (b"", "first row"), (b"\n \r\n", "first row"), (GOOD * 50, "1 different problems"), (b"\xff\xfe", "line 1: not valid JSON"),
+    (GOOD + b'{"question": "\xe9"}', "line 2: not valid JSON"), (b"[1, 2]\n", "first row"), (GOOD + b"5\n", 'line 2: field "question"'),
     (GOOD + b'{"quest', "line 2: not valid JSON"), (b"question,answer\na,1", "line 1: not valid JSON"), (b"[" * 100_000, "line 1: not valid JSON"),
-    (b"9" * 9999, "line 1: not valid JSON"), (GOOD + b'\n{"question": "b"}\n', 'line 3: field "answer" is missing'), (b'{"question": "b"}', "line 1: no fields"),
-    (b"{}\n" + GOOD, "line 1: no fields question,answer or"), (b'{"question": " ", "answer": "#### 1"}\n', 'line 1: field "question" is empty'),
-    (GOOD + b'{"question": "b", "answer": ""}\n', 'line 2: field "answer" is empty'), (GOOD + b'{"question": null, "answer": "1"}', 'line 2: field "question" is missing'),
-    (GOOD + b'{"question": "b", "answer": 5}', 'line 2: field "answer" .* no text'), (GOOD + b'{"question": ["b"], "answer": "5"}', 'line 2: field "question"'),
-    (GOOD + b'{"question": "%s", "answer": "5"}' % (b"b" * 100_001), 'line 2: field "question" .* at most 100,000'),
-    (GOOD + b'{"question": "b", "answer": "%s"}' % (b"5" * 100_001), 'line 2: field "answer" .* at most 100,000'),
+    (b"9" * 9999, "line 1: not valid JSON"), (GOOD + b'\n{"question": "b"}\n', 'line 3: field "answer"'), (b'{"question": "b"}', "first row"),
+    (b"{}\n" + GOOD, "first row"), (b'{"question": " ", "answer": "#### 1"}\n', 'line 1: field "question"'),
+    (GOOD + b'{"question": "b", "answer": ""}\n', 'line 2: field "answer"'), (GOOD + b'{"question": null, "answer": "1"}', 'line 2: field "question"'),
+    (GOOD + b'{"question": "b", "answer": 5}', 'line 2: field "answer"'), (GOOD + b'{"question": ["b"], "answer": "5"}', 'line 2: field "question"'),
     (GOOD + b'{"question": "\\ud800", "answer": "5"}', 'line 2: field "question" .* Unicode'), (MANY + b'{"question": "b"}\n' + MANY, 'line 5001: field "answer"'),
-    (b'{"prompt": [{"role": "system", "content": "b"}], "reward_model": {"ground_truth": "1"}}', 'line 1: field "prompt"'),
+    (b'{"prompt": [], "reward_model": {"ground_truth": "1"}}', 'line 1: field "prompt"'),
     (b'{"prompt": [{"role": "user", "content": "b"}], "reward_model": "1"}', 'line 1: field "reward_model.ground_truth"'),
     (b'{"prompt": "b", "reward_model": {"ground_truth": "[\\"1"}}', "line 1, reward_model.ground_truth"),
-    (b'{"text": "", "test_list": ["assert f(1) == 1"]}', 'line 1: field "text"'), (b'{"text": "b", "test_list": []}', 'line 1: field "test_list" must be a list of asserts'),
-    (b'{"text": "b", "test_list": ["f(1) == 1"]}', 'field "test_list"'), (b'{"text": "b", "test_list": ["assert f(1"]}', 'field "test_list"'),
-    (b'{"text": "b", "test_list": [["f(1)", 1]]}', 'field "test_list"'), (b'{"text": "b", "test_list": 5}', 'field "test_list"'),
-    (b'{"text": "b", "test_list": ["assert f(1) == 1"], "test_setup_code": "x ="}', 'field "test_setup_code" must be statements'),
-    (b'{"text": "b", "test_list": ["assert f(1) == 1", "assert f(\'%s\')"]}' % (b"b" * 100_000), 'field "test_list" .* at most 100,000'),
+    (b'{"text": "", "test_list": ["assert f(1) == 1"]}', 'line 1: field "text"'), (b'{"text": "b", "test_list": []}', "0 different problems"),
 ]  # fmt: skip
 
 
@@ -325,15 +355,15 @@ def test_bad_files_are_refused_by_line_and_field(tmp_path, content, message):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"", "line 1: not valid JSON"),
-        (b'[{"question": "a",\n "answer": "1"},\n {"question": ]', "line 3: not valid JSON"),
-        (b'[{"question": "a",\n "answer": "\xff"}]', "line 2: not UTF-8"),
-        (b'[{"question": "a", "answer": "1"}, 5]', "row 2: must be an object"),
+        (b"", "a.json: not valid JSON"),
+        (b'[{"question": "a",\n "answer": "1"},\n {"question": ]', "line 3"),
+        (b'[{"question": "a",\n "answer": "\xff"}]', "not valid JSON"),
+        (b'[{"question": "a", "answer": "1"}, 5]', "row 2"),
         (b'[{"question": "a", "answer": "1"}, {"question": "b"}]', 'row 2: field "answer"'),
-        (b"5", "row 1: must be an object"),
-        (b'{"data": [{"question": "a", "answer": "1"}]}', "row 1: no fields"),
+        (b"5", "first row"),
+        (b'{"data": [{"question": "a", "answer": "1"}]}', "first row"),
         (b'{"question": {"0": "a"}, "answer": {"0": "1"}}', 'row 1: field "question"'),
-        (b"[]", "0 different problems"),
+        (b"[]", "first row"),
     ],
 )
 def test_bad_lists_are_refused_by_row_and_field(tmp_path, content, message):
@@ -364,10 +394,103 @@ def test_chat_prompts_match_transformers(real_weights):
         assert ours.decode([completion + [theirs.eos_token_id], [theirs.vocab_size + 300]]) == ["It is 5 €.", ""]
 
 
-@pytest.mark.parametrize("spec", ["", "maths", "nowhere.jsonl", "a.txt"])
-def test_unknown_tasks_are_refused(spec):
-    with pytest.raises((ValueError, FileNotFoundError)):
-        tasks.load_task(spec)
+# The templates of chat models that are not at hand, as their folders carry them (of Llama 3 the first version).
+LLAMA3 = (
+    "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + message['role'] + "
+    "'<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}"
+    "{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+LLAMA3_WITH_SYSTEM = (
+    "{{ bos_token }}{% if messages[0]['role'] != 'system' %}{{ '<|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>' }}{% endif %}"
+    + LLAMA3.replace("{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}", "")
+)
+DEEPSEEK = (
+    "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}{% set ns = namespace(is_first=false, "
+    "is_tool=false, is_output_first=true, system_prompt='') %}{%- for message in messages %}{%- if message['role'] == 'system' %}{% set "
+    "ns.system_prompt = message['content'] %}{%- endif %}{%- endfor %}{{bos_token}}{{ns.system_prompt}}{%- for message in messages %}{%- if "
+    "message['role'] == 'user' %}{%- set ns.is_tool = false -%}{{'<｜User｜>' + message['content']}}{%- endif %}{%- if message['role'] == "
+    "'assistant' and message['content'] is not none %}{% set content = message['content'] %}{% if '</think>' in content %}{% set content = "
+    "content.split('</think>')[-1] %}{% endif %}{{'<｜Assistant｜>' + content + '<｜end▁of▁sentence｜>'}}{%- endif %}{%- endfor -%}"
+    "{% if add_generation_prompt and not ns.is_tool %}{{'<｜Assistant｜><think>\\n'}}{% endif %}"
+)
+CHATML = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe brief.<|im_end|>\n' }}"
+    "{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+LLAMA3_TOKENS = "<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"
+DEEPSEEK_TOKENS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<think>"
+TEMPLATES = {
+    "ChatML": (CHATML, ("<|endoftext|>", "<|im_end|>", "<|im_start|>")),
+    "Llama 3": (LLAMA3, LLAMA3_TOKENS),
+    "Llama 3 with a system message": (LLAMA3_WITH_SYSTEM, LLAMA3_TOKENS),
+    "DeepSeek-R1-Distill": (DEEPSEEK, DEEPSEEK_TOKENS),
+}
+
+
+def bytes_tokenizer(path, special, eos, adds_bos=True, **settings):
+    """A folder with a byte-level tokenizer of these special tokens (the first begins, the second ends texts)."""
+    vocabulary = {character: i for i, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer.add_special_tokens([*special])
+    if adds_bos:  # as Llama's do by themselves
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{special[0]} $A", special_tokens=[(special[0], tokenizer.token_to_id(special[0]))]
+        )
+    path.mkdir(exist_ok=True)
+    tokenizer.save(str(path / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": special[0], "eos_token": eos, **settings}
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    return path
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_chat_formats_match_the_templates_that_transformers_renders(name, tmp_path):
+    template, special = TEMPLATES[name]
+    for place in ("tokenizer_config", "jinja"):
+        folder = bytes_tokenizer(tmp_path / place, special, special[1], **({"chat_template": template} if place != "jinja" else {}))
+        if place == "jinja":
+            (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+        theirs, ours = transformers.AutoTokenizer.from_pretrained(folder), tasks.Tokenizer(folder)
+        question = f"What is {{2}} + 3?\n{tasks.INSTRUCTION}"
+        message = [{"role": "user", "content": question}]
+        expected = theirs.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+        assert ours.prompt(question) == expected
+        (ids,) = ours.encode([question])
+        assert ids == theirs(expected, add_special_tokens=False)["input_ids"]
+        assert ids.count(theirs.bos_token_id) == (name != "ChatML")  # not twice, although the tokenizer adds one itself
+        assert ours.decode([theirs("It is 5 €.", add_special_tokens=False)["input_ids"] + ours.eos_ids]) == ["It is 5 €."]
+
+
+def test_a_base_model_with_a_chat_models_tokens_gets_the_plain_prompt(tmp_path):
+    folder = bytes_tokenizer(tmp_path / "a", ("<|begin_of_text|>", "<|end_of_text|>", *LLAMA3_TOKENS[1:]), "<|end_of_text|>")
+    tokenizer = tasks.Tokenizer(folder)
+    assert tokenizer.prompt("Why?") == "Question: Why?\nAnswer:"
+    assert tokenizer.encode(["Why?"])[0][0] == tokenizer.tokens.token_to_id("<|begin_of_text|>")
+
+
+HINTS = {
+    "gsm8k": "https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data/train.jsonl",
+    "data/train.parquet": "pandas.read_parquet('data/train.parquet').to_json(",
+    "train.csv": "pandas.read_csv('train.csv').to_json(",
+    "nowhere.jsonl": "nowhere.jsonl", "nowhere.json": "nowhere.json",
+    "": "household", "maths": "household", "a.txt": "household",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", HINTS)
+@pytest.mark.parametrize("embedded", [True, False])
+def test_what_is_no_task_is_said_in_a_line_with_what_is_meant(spec, embedded):
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        tasks.load_task(spec, embedded)
+    assert HINTS[spec] in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_embedded_models_tasks_are_not_for_checkpoints():
+    for spec in ("math", "code", "max"):
+        with pytest.raises(ValueError, match=spec):
+            tasks.load_task(spec, embedded=False)
 
 
 def folder_with(path, **contents):
@@ -405,13 +528,13 @@ def test_a_model_without_chat_endings_gets_the_plain_prompt(real_weights, tmp_pa
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda p: (p / "tokenizer.json").unlink(), "tokenizer.json: no such file"),
-        (lambda p: (p / "tokenizer.json").write_text("{"), "tokenizer.json: not a tokenizer"),
+        (lambda p: (p / "tokenizer.json").unlink(), "tokenizer.json"),
+        (lambda p: (p / "tokenizer.json").write_text("{"), "tokenizer.json"),
         (lambda p: (p / "config.json").write_text("{"), "config.json: not valid JSON"),
-        (lambda p: (p / "config.json").write_text("{}"), "no eos_token_id"),
-        (lambda p: (p / "config.json").write_text('{"eos_token_id": "a"}'), "config.json: eos_token_id is a;"),
-        (lambda p: (p / "config.json").write_text('{"eos_token_id": [[1]]}'), "config.json: eos_token_id is"),
-        (lambda p: (p / "config.json").write_text('{"eos_token_id": 1e99}'), "config.json: eos_token_id is"),
+        (lambda p: (p / "config.json").write_text("{}"), "eos_token_id"),
+        (lambda p: (p / "config.json").write_text('{"eos_token_id": "a"}'), "eos_token_id"),
+        (lambda p: (p / "config.json").write_text('{"eos_token_id": [[1]]}'), "eos_token_id"),
+        (lambda p: (p / "config.json").write_text('{"eos_token_id": 1e99}'), "eos_token_id"),
         (lambda p: (p / "generation_config.json").write_text("[" * 100_000), "generation_config.json: not valid JSON"),
     ],
 )
