@@ -1,41 +1,38 @@
 """Train one layer by reinforcement learning, freeze the rest, and measure what it gives.
 
-    python train.py --layer each          base, full training, each layer alone and the final norm alone, three seeds
-    python train.py --layer 5             layer 5 alone, and nothing else
-    python train.py --layer full --find-lr 2e-4,5e-4,1e-3     which rate is best for full training, on the validation panel
-    python train.py --layer search        which layer seems best, for about a third of what the sweep costs
+    python train.py --layer each        base, full training, the final norm, and each layer alone
+    python train.py --layer 5           layer 5 alone, and nothing else
+    python train.py --layer full --find-lr 2e-4,5e-4,1e-3      the best rate for full training
+    python train.py --layer search      which layer seems best, for about a third of a sweep
 
-Read it from the bottom: `main` checks the settings, `sweep` goes through the runs, `train` is one run from start to end,
-`evaluate` scores a model, `teach_base` makes the embedded model. A run is a folder under --runs:
-
-    config.json         every setting, the seed, versions and git revision
-    metrics.jsonl       one line a step
-    eval.json           score, per-problem outcomes, answers and lengths; outcomes after a third and two thirds of the steps
-    layer.safetensors   the tensors that trained, and only those
-
-A finished run is never done again; an unfinished one carries on from its last checkpoint. Any number of processes may work on
-one folder: each takes a run by locking it, and the lock of a process that died is free again. Left out on purpose: logging
-services, configuration files, distributed data parallelism (runs are independent, so they are what is spread).
+The lesson is `freeze_all_but`, which decides what trains, and `Run`, which trains it. A run is a
+folder under --runs: config.json (settings, versions), metrics.jsonl (a line a step), eval.json
+(scores, outcomes, answers), examples.jsonl (what the model writes) and layer.safetensors (the
+tensors that trained). A finished run is never done again; another carries on from its checkpoint.
+Left out on purpose: logging services, configuration files, data parallelism (runs are independent).
 """
 
 import argparse
 import contextlib
+import difflib
 import fcntl
+import hashlib
 import itertools
 import json
+import math
+import multiprocessing
 import os
 import platform
 import random
-import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch: its threads then do not burn a core that others want
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch: its idle threads then free the core
 
 import torch
 import torch.nn.functional as F
@@ -46,82 +43,438 @@ from tqdm import tqdm
 import rl
 import tasks
 from model import Config, Transformer, read_json
-from tasks import plain
+from tasks import one_line
 
-EMBEDDED = {  # for each of the tasks that the embedded model is taught; the last two are the steps and the batch of teaching
-    "math": dict(steps=120, lr=5e-4, prompts=32, group=16, max_tokens=6, eval_problems=1000, teach_steps=700, teach_batch=256),
-    "code": dict(steps=120, lr=5e-4, prompts=32, group=16, max_tokens=12, eval_problems=500, teach_steps=600, teach_batch=256),
-    "household": dict(steps=50, lr=5e-4, prompts=8, group=8, max_tokens=4, eval_problems=200, teach_steps=700, teach_batch=128),
-}
-EMBEDDED["math-short"] = EMBEDDED["math"]
-QUICK = {  # a smoke test of each
-    "math": dict(steps=40, eval_problems=300, teach_steps=550),
-    "code": dict(steps=40, eval_problems=100, teach_steps=350),
-    "household": dict(steps=10, eval_problems=50, teach_steps=350),
-}
-QUICK["math-short"] = QUICK["math"]
-REAL = dict(steps=200, lr=5e-6, prompts=32, group=8, max_tokens=1024, teach_steps=0, teach_batch=0)
+# ------------------------------------------------------------------------------- what trains
+
+
+def layers_of(spec, num_layers, seed=0):
+    """The layers that a SPEC of --layer names, in order: "5", "3,5", "mid-4", "random-4" (others
+    for each seed), "boost-3,5"; none for "full", "base" and "norm". ValueError for another SPEC.
+    """
+    name, _, rest = spec.partition("-")
+    k = int(rest) if is_count(rest) else 0
+    if spec in ("full", "base", "norm"):
+        return []
+    if name == "boost":
+        return layers_of(rest, num_layers, seed)
+    if name == "mid" and 0 < k <= num_layers:  # the paper's Mid-k
+        return list(range((num_layers - k) // 2, (num_layers + k) // 2))
+    if name == "random" and 0 < k <= num_layers:
+        return sorted(random.Random(f"layers {seed}").sample(range(num_layers), k))
+    layers = {int(part) for part in spec.split(",") if is_count(part)}
+    if len(layers) == len(spec.split(",")) and max(layers) < num_layers:
+        return sorted(layers)
+    raise ValueError(
+        f"--layer {spec}: this model has layers 0 to {num_layers - 1}; name one, several (3,5), "
+        "or full, norm, base, mid-K, random-K, top-K, each, every-K, pairs, search"
+    )
+
+
+def is_count(text):
+    return text.isascii() and text.isdecimal() and len(text) < 5
+
+
+def freeze_all_but(model, spec, seed=0):
+    """Freeze every parameter except those that `spec` trains: the paper's one change to RL.
+
+    Returns the parameters that train, by name, and the first layer that a gradient reaches (for
+    norm and base the number of layers). Nothing below it changes, so what enters it can be kept
+    from sampling (`rl.score`).
+    """
+    num_layers = model.config.num_hidden_layers
+    layers = layers_of(spec, num_layers, seed)
+    if spec.startswith(("full", "boost")):
+        prefixes, start = ("",), 0
+    elif spec == "norm":
+        prefixes, start = ("model.norm.",), num_layers
+    else:  # a layer's attention, MLP, biases and norms; nothing at all in the base
+        prefixes = tuple(f"model.layers.{k}." for k in layers)
+        start = min(layers, default=num_layers)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(bool(prefixes) and name.startswith(prefixes))
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}, start
+
+
+# ------------------------------------------------------------------------------- one run
+
+WARMUP = 5  # steps over which the learning rate rises
+BOOST = 2  # times the learning rate, as in the paper: 1e-5 for 5e-6
+SAVE_EVERY, SAVE_COST = 30, 20  # seconds between checkpoints, or this many times what one took
+stop = multiprocessing.RawValue("b", 0)  # 1 after Ctrl-C, in all processes: save, and end
+
+
+class Run:
+    """One run: trains what settings["layer"] names, scores it, and leaves its files in `folder`.
+
+    The base is a run of no steps. A checkpoint has to hold `step`, `log` (a line a step), `scores`
+    (step -> evaluation), the optimizer and the random generator.
+    """
+
+    def __init__(self, model, tokenizer, task, folder, settings, budget=None):
+        self.model, self.tokenizer, self.task = model, tokenizer, task
+        self.folder, self.settings, self.budget = folder, settings, budget
+        spec, seed = settings["layer"], settings["seed"]
+        self.trained, self.start = freeze_all_but(model, spec, seed)
+        self.untrained = {name: p.detach().clone() for name, p in self.trained.items()}
+        boosted = layers_of(spec, len(model.model.layers), seed) if "boost" in spec else []
+        boosted = tuple(f"model.layers.{k}." for k in boosted) or "nothing"
+        factors = {name: BOOST for name in self.trained if name.startswith(boosted)}
+        self.optimizer = rl.Optimizer(self.trained, factors)
+        self.generator = torch.Generator(model.lm_head.weight.device).manual_seed(seed)
+        self.steps = settings["steps"] if self.trained else 0
+        self.step, self.log, self.scores = 0, [], {}
+        self.saved_at, self.save_seconds = time.monotonic(), 0.0
+        model.recompute = settings["recompute"]
+
+    def train(self):
+        """From the last checkpoint, if there is one, to eval.json. Ctrl-C saves a checkpoint."""
+        self.load()
+        thirds = (1, 2, 3) if self.settings["panel"] == "test" else (3,)
+        points = {round(self.steps * third / 3) for third in thirds}
+        bar = progress(self.steps, "step", self.folder.name, initial=self.step, leave=False)
+        while self.step < self.steps:
+            if stopping():
+                self.save()
+                raise KeyboardInterrupt
+            line = self.train_step()
+            shown = {name: f"{line[name]:.3g}" for name in ("reward", "accuracy", "length")}
+            bar.set_postfix(shown, refresh=False)
+            bar.update(1)
+            if self.step in points:
+                self.scores[self.step] = self.evaluate(self.task)
+            if time.monotonic() - self.saved_at >= max(SAVE_EVERY, SAVE_COST * self.save_seconds):
+                self.save()
+        bar.close()
+        if not self.steps:
+            self.scores[0] = self.evaluate(self.task)
+        self.finish()
+
+    def train_step(self):
+        """One step of RL with verifiable rewards: ask, sample, grade, compare, move."""
+        s, task = self.settings, self.task
+        problems = task.draw(s["seed"], self.step, s["prompts"])
+        episodes, batch = self.play(
+            task, problems, s["group"], s["temperature"], self.generator, self.start
+        )
+        algorithm = dict(rl.ALGORITHMS[s["algo"]])
+        aggregate = algorithm.pop("aggregate")
+        advantages = rl.compute_advantages(batch, s["group"], **algorithm)
+        # Warm up, then come down to 0: the same rate and schedule for every run.
+        lr = s["lr"] * min(1, (self.step + 1) / WARMUP) * (1 - self.step / self.steps)
+        figures = rl.update(
+            self.model, self.optimizer, batch, advantages, lr=lr, temperature=s["temperature"],
+            start=self.start, aggregate=aggregate, clip=s["clip"], kl_coef=s["kl"],
+            max_tokens=s["max_tokens"] * task.max_turns, reference=self.untrained,
+            epochs=s["epochs"], budget=self.budget,
+        )  # fmt: skip
+        self.step += 1
+        n, (lengths, truncated) = len(episodes), lengths_of(batch, episodes)
+        self.log.append({
+            "step": self.step, "reward": sum(batch.reward) / n, "turns": len(batch.reward) / n,
+            "accuracy": sum(episode.solved for episode in episodes) / n,
+            "length": sum(lengths) / n, "truncated": sum(truncated) / n, "lr": lr, **figures,
+        })  # fmt: skip
+        with open(self.folder / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(self.log[-1]) + "\n")
+        if self.step % 10 == 0 and not any(line["signal"] for line in self.log[-10:]):
+            say(
+                f"{self.folder}: ten steps without a group that has both right and wrong answers, "
+                "so nothing was learnt: try problems of another difficulty, a larger --group or, "
+                "where answers are cut short, more --max-tokens"
+            )
+        return self.log[-1]
+
+    def play(self, task, problems, group_size, temperature, generator, start=0):
+        """`group_size` episodes of each problem, played to their end, and all turns in them."""
+        episodes = [task.start(problem) for problem in problems for _ in range(group_size)]
+        return episodes, rl.play(
+            self.model, self.tokenizer, episodes, group_size=group_size, generator=generator,
+            max_new_tokens=self.settings["max_tokens"], temperature=temperature, start=start,
+            budget=self.budget,
+        )  # fmt: skip
+
+    def evaluate(self, task):
+        """Score the model on a fixed panel, with the same random numbers every time.
+
+        `samples` episodes a problem at the temperature of training, and the greedy one. `right`
+        and `greedy` hold a digit a problem: how many of its samples solved it, and 0 or 1.
+        """
+        s, samples, text = self.settings, self.settings["samples"], self.tokenizer.tokens.decode
+        problems = getattr(task, s["panel"])[: s["eval_problems"]]
+        generator = torch.Generator(self.model.lm_head.weight.device).manual_seed(1)
+        episodes, batch = self.play(task, problems, samples, s["temperature"], generator)
+        greedy, _ = self.play(task, problems, 1, 0.0, generator)
+        groups = [episodes[i : i + samples] for i in range(0, len(episodes), samples)]
+        solved = ["".join(str(int(e.solved)) for e in group) for group in groups]  # such as "0110"
+        lengths, truncated = lengths_of(batch, episodes)
+        examples = [{
+            "prompt": text(batch.prompts[batch.prompt_of[i]], skip_special_tokens=False),
+            "completion": text(batch.completions[i], skip_special_tokens=False),
+            "reward": batch.reward[i], "answer": episodes[i].answer,
+        } for i in range(0, len(episodes), samples)[:3]]  # fmt: skip
+        return {
+            "score": sum(e.solved for e in episodes) / len(episodes), "samples": samples,
+            "length": sum(lengths) / len(episodes), "truncated": sum(truncated) / len(episodes),
+            "right": "".join(str(outcomes.count("1")) for outcomes in solved),
+            "greedy": "".join(str(int(e.solved)) for e in greedy), "solved": solved,
+            "answers": [[e.answer for e in group] for group in groups], "examples": examples,
+        }  # fmt: skip
+
+    def save(self):
+        """All that the rest of the run depends on, in one file."""
+        started = time.monotonic()
+        log = json.dumps({"step": self.step, "log": self.log, "scores": self.scores})
+        tensors = {"generator": self.generator.get_state(), **self.optimizer.tensors()}
+        write_tensors(self.folder / "checkpoint.safetensors", tensors, {"log": log})
+        self.saved_at = time.monotonic()
+        self.save_seconds = self.saved_at - started
+
+    def load(self):
+        """Carry on from the checkpoint. A damaged one is named, and the run starts anew."""
+        path = self.folder / "checkpoint.safetensors"
+        if path.exists():
+            try:
+                with safe_open(path, framework="pt") as file:
+                    tensors = {name: file.get_tensor(name) for name in file.keys()}
+                    there = json.loads(file.metadata()["log"])
+                self.generator.set_state(tensors.pop("generator"))
+                self.optimizer.load(tensors)
+                self.scores = {int(step): found for step, found in there["scores"].items()}
+                self.step, self.log = there["step"], there["log"]
+            except SafetensorError as error:
+                say(f"{path} is damaged ({error}): removed, and the run starts anew")
+                path.unlink()
+        write_json(self.folder / "metrics.jsonl", *self.log)
+
+    def finish(self):
+        """Write the run's files; eval.json comes last and says that the run is done."""
+        if self.trained:
+            write_tensors(self.folder / "layer.safetensors", self.optimizer.masters)
+        change = {}  # how far each layer moved: the norm of the difference over all its tensors
+        for name, master in self.optimizer.masters.items():
+            part = name.split(".")[2] if ".layers." in name else name
+            moved = (master.detach() - self.untrained[name].float()).norm().item()
+            change[part] = math.hypot(change.get(part, 0.0), moved)
+        also = self.task.also if self.settings["panel"] == "test" else {}
+        also = {name: self.evaluate(task) for name, task in also.items()}
+        examples = [{"step": at, **e} for at, s in self.scores.items() for e in s.pop("examples")]
+        write_json(self.folder / "examples.jsonl", *examples)
+        *before, last = self.scores
+        write_json(self.folder / "eval.json", {
+            "panel": self.settings["panel"], "step": last, **self.scores[last],
+            "before": {at: {k: self.scores[at][k] for k in ("right", "greedy")} for at in before},
+            "also": also, "change": change, "trained": count(self.trained.values()),
+            "parameters": count(self.model.parameters()),
+        })  # fmt: skip
+        (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+
+    def restore(self):
+        """Leave the model as it came: the next run starts from the same base."""
+        for name, parameter in self.trained.items():
+            parameter.data.copy_(self.untrained[name])
+            parameter.grad = None  # of a step cut short
+
+
+def lengths_of(batch, episodes):
+    """For each episode: the tokens written in it, and whether it or its last turn was cut short."""
+    lengths, truncated = [0] * len(episodes), [False] * len(episodes)
+    for i, completion, cut in zip(batch.episode, batch.completions, batch.truncated):
+        lengths[i] += len(completion)
+        truncated[i] = episodes[i].out_of_steps or cut  # an episode's turns stand in order
+    return lengths, truncated
+
+
+def count(parameters):
+    return sum(parameter.numel() for parameter in parameters)
+
+
+# ------------------------------------------------------------------------------- the embedded base
 
 EMBEDDED_CONFIG = Config(
-    vocab_size=16, hidden_size=48, intermediate_size=128, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=2,
-    head_dim=16, rope_theta=1e4, max_position_embeddings=512,
+    vocab_size=16, hidden_size=48, intermediate_size=128, num_hidden_layers=8,
+    num_attention_heads=4, num_key_value_heads=2, head_dim=16, rope_theta=1e4,
+    max_position_embeddings=512,
 )  # fmt: skip
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-SAVE_EVERY, SAVE_COST = 30, 20  # seconds between a run's checkpoints, or so many times what one took if that is more
-PARENT = os.environ.get("ONELAYER_PARENT")  # the process id of the train.py that started this one, if one did
-CHECKPOINTS = ("checkpoint.safetensors", "checkpoint.safetensors.before")  # the last one, and what there is if it is damaged
 
 
-# ---------------------------------------------------------------------------------------------------- the embedded base
+def teach_base(path, task, seed, steps, batch):
+    """Teach a tiny Qwen3 from demonstrations, `batch` a step, and save it as a Hugging Face folder.
 
-
-def teach_base(path, task, taught):
-    """Teach a tiny Qwen3 from demonstrations and save it as a Hugging Face folder, with its tokenizer.
-
-    taught: the `task`'s name, the `seed`, the number of `steps`, and the demonstrated answers a step (`batch`).
+    Always with two threads, so that its weights do not depend on the number of cores.
     """
-    seed, steps = taught["seed"], taught["steps"]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
     words = tasks.embedded_tokenizer(task.vocabulary)
     torch.manual_seed(seed)
     model = Transformer(replace(EMBEDDED_CONFIG, vocab_size=words.get_vocab_size()))
     adam = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    rng, eos = random.Random(f"demonstrations {seed}"), [0]
-    bar, shown = tqdm(range(steps), desc="teaching the base", leave=False), []
-    for step in bar:
-        while len(shown) < taught["batch"]:
+    rng, eos, shown = random.Random(f"demonstrations {seed}"), [0], []
+    bar = progress(steps, "step", "teaching the base", leave=False)
+    for step in range(steps):
+        if stopping():
+            raise KeyboardInterrupt
+        while len(shown) < batch:
             shown += task.demonstrate(rng)
-        now, shown = shown[: taught["batch"]], shown[taught["batch"] :]
-        prompts, answers = ([e.ids for e in words.encode_batch(list(texts))] for texts in zip(*now))
+        now, shown = shown[:batch], shown[batch:]
+        prompts, answers = ([e.ids for e in words.encode_batch(list(text))] for text in zip(*now))
         tokens, real = rl.pad([p + a + eos for p, a in zip(prompts, answers)], "cpu")  # (B, T)
-        is_answer = real & (torch.arange(tokens.shape[1]) >= torch.tensor([[len(p)] for p in prompts]))
-        logits = model(tokens[:, :-1])[is_answer[:, 1:]]  # only answers are learnt: (answer tokens, vocab)
-        targets = tokens[:, 1:][is_answer[:, 1:]]
-        loss = F.cross_entropy(logits, targets)
+        starts = torch.tensor([[len(prompt)] for prompt in prompts])
+        is_answer = real & (torch.arange(tokens.shape[1]) >= starts)
+        logits = model(tokens[:, :-1])[is_answer[:, 1:]]  # (answer tokens, vocab)
+        loss = F.cross_entropy(logits, tokens[:, 1:][is_answer[:, 1:]])  # prompts are not learnt
         # Warm up, hold, and come down over the last 30 %.
         rate = 3e-3 * min(1, (step + 1) / 50) * min(1, max(0.05, (1 - step / steps) / 0.3))
-        for group in adam.param_groups:
-            group["lr"] = rate
+        adam.param_groups[0]["lr"] = rate
         adam.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adam.step()
-        if step % 10 == 0:
-            bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{(logits.argmax(-1) == targets).float().mean():.3f}")
-    with beside(path) as part:
+        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+        bar.update(1)
+    bar.close()
+    torch.set_num_threads(threads)
+    with written_beside(path) as part:
         model.save_pretrained(part)
         (part / "tokenizer.json").write_text(words.to_str(pretty=True))
         (part / "generation_config.json").write_text(json.dumps({"eos_token_id": eos[0]}))
-        (part / "teaching.json").write_text(json.dumps(taught))
 
 
-# ---------------------------------------------------------------------------------------------------- files
+# ------------------------------------------------------------------------------- many runs
+
+# The lesson ends here. What follows is machinery: runs shared between processes, files that are
+# never half-written, the account of memory and work, and the command line.
+
+HELPER = None  # in a process that another train.py started to share its runs: that process
+
+
+def stopping():
+    return stop.value or HELPER and not HELPER.is_alive()
+
+
+def progress(total, unit, name, **options):
+    return tqdm(total=total, unit=unit, desc=name, disable=bool(HELPER), **options)
+
+
+def sweep(runs, prepare):
+    """Do all `runs`, folder -> settings, beside other processes that may work on them too.
+
+    `prepare` makes a Run. Returns a line for each that failed; the others go on. OSError for a
+    folder that cannot be written, as the next run would meet the same.
+    """
+    with progress(len(runs), "run", "sweep", smoothing=0) as bar:
+        while left := [folder for folder in runs if not is_over(folder)]:
+            for folder in left:
+                with locked(folder / "lock") as mine:
+                    if mine and not is_over(folder):
+                        attempt(prepare(folder, runs[folder]))
+                bar.n = sum(map(is_over, runs))
+                bar.refresh()
+            if stopping():
+                raise KeyboardInterrupt
+            time.sleep(0.1)  # where other processes hold all that is left
+    return [(folder / "error.txt").read_text() for folder in runs if not is_done(folder)]
+
+
+def attempt(run):
+    """Do one run; if it fails, leave the reason in its folder, where every process finds it."""
+    try:
+        run.train()
+    except (FloatingPointError, MemoryError, OSError, ValueError) as error:
+        step = min(run.step + 1, run.steps)
+        line = one_line(f"{run.folder}: stopped in step {step} of {run.steps}: {error}")
+        if isinstance(error, OSError):
+            raise OSError(line) from None
+        (run.folder / "error.txt").write_text(line)
+        say(line)
+    finally:
+        run.restore()
+
+
+def is_done(folder):
+    """eval.json is a run's last file, and then its checkpoint goes."""
+    return (folder / "eval.json").exists() and not (folder / "checkpoint.safetensors").exists()
+
+
+def is_over(folder):
+    return is_done(folder) or (folder / "error.txt").exists()
 
 
 @contextlib.contextmanager
-def beside(path):
-    """Yield a name to write to, and rename that file or folder to `path` in the end: a reader never finds half of it.
+def helping(helpers, argv):
+    """Within this block `helpers` more processes run the same command, and so share its runs."""
+    spawn = multiprocessing.get_context("spawn")
+    helpers = [spawn.Process(target=help_with, args=(argv, stop)) for _ in range(helpers)]
+    ours = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: for them `stop` is enough
+    for helper in helpers:
+        helper.start()
+    signal.signal(signal.SIGINT, ours)
+    try:
+        yield
+    except BaseException:
+        stop.value = len(helpers) > 0
+        raise
+    finally:
+        for helper in helpers:
+            helper.join()
 
-    Only one process at a time may write a `path`. OSError names what cannot be written; then nothing of it stays.
+
+def search(args, config, digests, do_all):
+    """Find a layer for less than a sweep costs: train all for a few steps, drop the worse half,
+    train the rest anew for twice as many, and so on; the last round has half of --steps.
+
+    Scored on the validation panel, in --runs/search-STEPS. Returns {"layer", "rounds": [{"steps",
+    "scores"}], "steps": of all rounds and seeds, "seeds"}.
+    """
+    layers, rounds, total = list(map(str, range(config.num_hidden_layers))), [], 0
+    while len(layers) > 1:
+        steps = max(1, args.steps >> (len(layers) - 1).bit_length())
+        changed = {"runs": args.runs / f"search-{steps}", "steps": steps, "find_lr": [args.lr]}
+        runs = runs_of(argparse.Namespace(**{**vars(args), **changed}), config, digests, layers)
+        do_all(runs)
+        scores = mean_scores(runs, "layer")
+        rounds.append({"steps": steps, "scores": scores})
+        total += steps * len(runs)
+        layers = sorted(layers, key=lambda k: -scores[k])[: (len(layers) + 1) // 2]
+    return {"layer": int(layers[0]), "rounds": rounds, "steps": total, "seeds": args.seeds}
+
+
+def mean_scores(runs, setting):
+    """The mean score of finished runs, folder -> settings, that agree in this setting."""
+    found = {}
+    for folder, settings in runs.items():
+        score = read_json(folder / "eval.json").get("score")
+        if not isinstance(score, float):
+            raise ValueError(f"{folder / 'eval.json'}: score is missing, so it is damaged")
+        found.setdefault(settings[setting], []).append(score)
+    return {value: sum(scores) / len(scores) for value, scores in found.items()}
+
+
+def top_layers(spec, num_layers, args):
+    """The layers of "top-K": those that scored best alone, over the same seeds, as in "3,5"."""
+    k = int(spec[4:]) if is_count(spec[4:]) else 0
+    if not 0 < k <= num_layers:
+        raise ValueError(f"--layer {spec}: K must be from 1 to {num_layers}")
+    runs = {args.runs / f"layer-{layer}-seed-{seed}": {"layer": layer}
+            for layer in range(num_layers) for seed in args.seeds}  # fmt: skip
+    if missing := [folder for folder in runs if not is_done(folder)]:
+        raise ValueError(f"--layer {spec}: {missing[0]} is not done; first run --layer each")
+    scores = mean_scores(runs, "layer")
+    return ",".join(map(str, sorted(sorted(scores, key=lambda k: -scores[k])[:k])))
+
+
+# ------------------------------------------------------------------------------- files
+
+
+def say(text):
+    tqdm.write(one_line(text), sys.stderr)  # past the progress bars
+
+
+@contextlib.contextmanager
+def written_beside(path):
+    """Yield a name to write to, and rename that file or folder to `path`: nobody finds half of it.
+
+    Only one process at a time may write a `path`. OSError names what cannot be written.
     """
     part = path.with_name(f"{path.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # a folder that a killed process left
@@ -129,28 +482,29 @@ def beside(path):
         yield part
         if part.is_file():
             with open(part, "rb") as file:
-                os.fsync(file.fileno())  # on the disk before it has its name, should the power fail
+                os.fsync(file.fileno())  # on the disk before it has its name
         os.replace(part, path)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
-        raise OSError(f"{path} cannot be written ({error}): make room there, or choose another folder") from None
+        raise OSError(f"{path} cannot be written ({error}): make room, or go elsewhere") from None
 
 
 def write_json(path, *values):
-    with beside(path) as part:
+    with written_beside(path) as part:
         part.write_text("".join(json.dumps(value) + "\n" for value in values))
 
 
 def write_tensors(path, tensors, metadata=None):
-    for left in path.parent.glob(".tmp*"):  # safetensors writes under such a name first, and a killed process leaves it
+    for left in path.parent.glob(".tmp*"):  # safetensors' own, of a process that was killed
         left.unlink()
-    with beside(path) as part:
-        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part, metadata=metadata)
+    tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    with written_beside(path) as part:
+        save_file(tensors, part, metadata=metadata)
 
 
 @contextlib.contextmanager
 def locked(path, wait=False):
-    """Hold the lock file `path` for a block; yields False where another process has it. Freed by the system if we die."""
+    """Hold the lock file `path` for a block; yields False where another process has it."""
     with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -159,785 +513,392 @@ def locked(path, wait=False):
             yield False
 
 
-def is_done(folder):
-    """eval.json is a run's last file, and then its checkpoints go."""
-    return (folder / "eval.json").exists() and not (folder / "checkpoint.safetensors").exists()
+def claim(runs):
+    """Write each run's config.json, unless its folder holds runs that were made otherwise.
 
-
-# ---------------------------------------------------------------------------------------------------- one run
-
-
-def is_count(text):
-    return text.isascii() and text.isdecimal() and len(text) < 5
-
-
-def layers_of(spec, num_layers, seed=0):
-    """The layers that a --layer SPEC names: "5", "3,5", "mid-4", "random-4"; none for "full", "base", "norm" (the final norm).
-
-    "boost-3,5" is full training in which these layers learn faster.
+    Side by side may stand runs of other layers and seeds (and, compared by --find-lr, rates), and
+    of nothing else that differs. ValueError names the setting that does.
     """
-    if spec in ("full", "norm", "base"):
-        return []
-    name, _, rest = spec.partition("-")
-    if name == "boost":
-        return layers_of(rest, num_layers, seed)
-    if name in ("mid", "random") and is_count(rest) and 0 < int(rest) <= num_layers:
-        k = int(rest)
-        if name == "random":  # a control for the paper's guided choices: other layers for each seed
-            return sorted(random.Random(f"layers {seed}").sample(range(num_layers), k))
-        return list(range((num_layers - k) // 2, (num_layers + k) // 2))  # Mid-k: floor(L/2 - k/2) up to floor(L/2 + k/2)
-    parts = spec.split(",")
-    if all(is_count(part) and int(part) < num_layers for part in parts) and len(set(map(int, parts))) == len(parts):
-        return sorted(map(int, parts))
-    raise ValueError(
-        f"--layer {spec}: this model has layers 0 to {num_layers - 1}; it must be one of them, several such as 3,5 without "
-        "repeats, full, norm, base, mid-K, random-K or top-K with K from 1 to the number of layers, each, pairs, probe, search or auto"
-    )
+    root, any_of_ours = next(iter(runs)).parent, next(iter(runs.values()))
+    git = ["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"]
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "git": None}
+    with contextlib.suppress(OSError):  # there may be no git
+        versions["git"] = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
+    root.mkdir(parents=True, exist_ok=True)
+    with locked(root / "settings.lock", wait=True):
+        for path in sorted(root.glob("*-seed-*/config.json")):
+            there, ours = read_json(path).get("settings"), runs.get(path.parent, any_of_ours)
+            if not isinstance(there, dict):
+                raise ValueError(f"{path}: no settings in it: damaged, or another program's")
+            free = set() if path.parent in runs else {"layer", "seed", "also"}
+            if free and "validation" in (there.get("panel"), ours["panel"]):
+                free |= {"lr", "panel"}
+            for name in sorted({*there, *ours} - free):
+                if there.get(name) != ours.get(name):
+                    raise ValueError(
+                        f"{path.parent} was made with {name} = {there.get(name)!r}, this command "
+                        f"says {ours.get(name)!r}: take another folder, such as --runs {root}-2"
+                    )
+        for folder, settings in runs.items():
+            folder.mkdir(exist_ok=True)
+            if not (folder / "config.json").exists():
+                write_json(folder / "config.json", {"settings": settings, "versions": versions})
+            if not HELPER:  # a new command tries again what failed
+                (folder / "error.txt").unlink(missing_ok=True)
 
 
-def choose(model, spec, seed=0):
-    """Freeze everything but what `spec` trains. Returns the names of what trains, and the first layer a gradient reaches."""
-    L = model.config.num_hidden_layers
-    layers = layers_of(spec, L, seed)
-    if spec.startswith(("full", "boost")):
-        prefixes, start = ("",), 0
-    elif spec == "norm":
-        prefixes, start = ("model.norm.",), L
-    else:
-        prefixes, start = tuple(f"model.layers.{k}." for k in layers), min(layers, default=L)
-    names = [name for name, _ in model.named_parameters() if prefixes and name.startswith(prefixes)]
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in names)
-    return names, start
+def digest_of(paths, texts=()):
+    """A short name for what is in these files and texts."""
+    digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass"))
+    for path in paths:
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
-def play(model, tokenizer, task, problems, group_size, settings, generator, temperature, start=0):
-    """Episodes, `group_size` of each problem, played to their end, and the Rollout of all their turns."""
-    episodes = [task.start(problem) for problem in problems for _ in range(group_size)]
-    return episodes, rl.play(
-        model, tokenizer, episodes, group_size=group_size, max_new_tokens=settings["max_tokens"], eos_id=tokenizer.eos_ids,
-        generator=generator, temperature=temperature, start=start, token_budget=4 * settings["token_budget"],  # no graph: more fits
-    )  # fmt: skip
+def merge(run, out, model=None):
+    """Write the whole checkpoint that a run evaluated: its model, with what trained in place.
 
-
-def evaluate(model, tokenizer, task, settings):
-    """Score a model on fixed problems: `samples` episodes each at the temperature of training, and the greedy one.
-
-    Returns score and greedy (0 to 1: solved), mean length in tokens and truncated share of the sampled episodes, and for each
-    problem which samples solved it, whether the greedy one did, and the answers given. The same random numbers every time.
+    ValueError, one line, where the run is not finished, `out` exists, or the tensors do not fit.
     """
-    generator = torch.Generator(device=model.lm_head.weight.device).manual_seed(1)
-    problems, samples = getattr(task, settings["panel"])[: settings["eval_problems"]], settings["samples"]
-    n = len(problems)
-    episodes, batch = play(model, tokenizer, task, problems, samples, settings, generator, settings["temperature"])
-    groups = [episodes[i : i + samples] for i in range(0, n * samples, samples)]
-    solved = ["".join(str(int(episode.solved)) for episode in group) for group in groups]  # such as "0110"
-    right = [outcomes.count("1") for outcomes in solved]
-    lengths, cut = lengths_of(batch, episodes)
-    greedy = [int(episode.solved) for episode in play(model, tokenizer, task, problems, 1, settings, generator, 0.0)[0]]
-    return {
-        "score": sum(right) / (n * samples), "greedy_score": sum(greedy) / n, "length": sum(lengths) / len(lengths),
-        "truncated": sum(cut) / len(cut), "samples": samples, "lengths": lengths, "solved": solved,
-        "answers": [[episode.answer for episode in group] for group in groups],
-        "right": "".join(map(str, right)), "greedy": "".join(map(str, greedy)),  # one character a problem
-    }  # fmt: skip
-
-
-def lengths_of(batch, episodes):
-    """For each episode: the tokens that the model wrote in it, and whether it was cut: in its last turn, or out of steps."""
-    lengths, cut = [0] * len(episodes), [False] * len(episodes)
-    for episode, completion, truncated in zip(batch.episode, batch.completions, batch.truncated):
-        lengths[episode] += len(completion)
-        cut[episode] = episodes[episode].out_of_steps or truncated  # of its turns the last one counts
-    return lengths, cut
-
-
-def train(model, tokenizer, task, folder, settings, bar, check):
-    """One run: RL-train what settings["layer"] names, evaluate after each third, leave the run's files in `folder`.
-
-    `check` is called before every step. The model leaves as it came, also after an exception: what trained is put back.
-    """
-    names, start = choose(model, settings["layer"], settings["seed"])
-    trained = {name: parameter for name, parameter in model.named_parameters() if name in names}
-    untrained = {name: parameter.detach().clone() for name, parameter in trained.items()}
+    tensors = run / "layer.safetensors"
+    if not is_done(run) or not tensors.exists():
+        raise ValueError(f"--merge {run}: not a finished run with eval.json and layer.safetensors")
+    if out.exists():
+        raise ValueError(f"--out {out}: is there already; choose a new folder")
+    settings = read_json(run / "config.json")["settings"]
+    source = Path(model or run.parent / settings["model"])
+    merged = Transformer.from_pretrained(source, dtype=DTYPES[settings["dtype"]])
     try:
-        train_steps(model, tokenizer, task, folder, settings, trained, untrained, start, bar, check)
-    except (MemoryError, RuntimeError) as error:
-        no_memory = re.search("(out of|not enough) memory|can't allocate|ALLOC_FAILED", str(error))
-        if isinstance(error, RuntimeError) and not no_memory:
-            raise
-        raise MemoryError(what_to_lower(model.config, settings, longest_prompt(tokenizer, task))) from None
-    finally:
-        for name, parameter in trained.items():
-            parameter.data.copy_(untrained[name])
-            parameter.grad = None  # of a step cut short
+        merged.load_state_dict({**merged.state_dict(), **load_file(tensors)})
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{tensors} does not fit {source} ({error})") from None
+    with written_beside(out) as part:
+        part.mkdir()
+        for file in sorted(source.iterdir()):
+            if file.suffix in (".json", ".jinja", ".txt") and not file.name.startswith("model."):
+                shutil.copyfile(file, part / file.name)
+        merged.save_pretrained(part)
+    return f"written: {out}"
 
 
-def train_steps(model, tokenizer, task, folder, settings, trained, untrained, start, bar, check):
-    """The loop of `train`: `trained` parameters by name, their `untrained` values, and the layer at which gradients stop."""
-    model.recompute = settings["recompute"]
-    steps = settings["steps"] if trained else 0
-    bar.reset(total=steps)
-    thirds = (1, 2, 3) if settings["panel"] == "test" else (3,)  # a search for a rate or a layer wants the end alone
-    points = sorted({round(steps * third / 3) for third in thirds} - {0}) or [0]
-    faster = layers_of(settings["layer"], settings["num_layers"], settings["seed"]) if "boost_lr" in settings else []
-    faster = tuple(f"model.layers.{k}." for k in faster)
-    factors = [settings["boost_lr"] / settings["lr"] if faster and name.startswith(faster) else 1.0 for name in trained]
-    optimizer = rl.Optimizer(trained.values(), factors) if trained else None
-    generator = torch.Generator(device=model.lm_head.weight.device).manual_seed(settings["seed"])
-    P, G = settings["prompts"], settings["group"]
-    algorithm = dict(rl.ALGORITHMS[settings["algo"]])
-    aggregate = algorithm.pop("aggregate")
-
-    done, lines, evaluations = load_checkpoint(folder, trained, optimizer, generator) if trained else (0, [], {})
-    write_json(folder / "metrics.jsonl", *lines)
-    every, saved_at, saving = settings["save_every"], time.monotonic(), 0.0
-    bar.update(done)
-    for step in range(done, steps):
-        check()
-        drawn = task.draw(settings["seed"], step, P)
-        episodes, batch = play(model, tokenizer, task, drawn, G, settings, generator, settings["temperature"], start)
-        advantages = rl.advantages(batch, G, **algorithm)
-        lr = settings["lr"] * min(1, (step + 1) / settings["warmup"]) * (1 - step / steps)  # the same schedule for every run
-        figures = rl.update(
-            model, optimizer, batch, advantages, lr=lr, temperature=settings["temperature"], start=start,
-            aggregate=aggregate, clip=settings["clip"], max_tokens=settings["max_tokens"], kl_coef=settings["kl"],
-            reference=list(untrained.values()), epochs=settings["epochs"], token_budget=settings["token_budget"],
-        )  # fmt: skip
-        lengths, cut = lengths_of(batch, episodes)
-        solved = torch.tensor([float(episode.solved) for episode in episodes]).view(P, G)
-        line = {"step": step + 1, "reward": sum(batch.reward) / (P * G), "accuracy": solved.mean().item()}
-        line |= {"solved": solved.amax(1).mean().item()}  # by one of the group or more
-        line |= {"turns": len(batch.reward) / (P * G), "length": sum(lengths) / (P * G), "truncated": sum(cut) / (P * G)}
-        line |= {"lr": lr, **figures}
-        lines.append(line)
-        with open(folder / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(line) + "\n")
-        bar.set_postfix(reward=f"{line['reward']:.3f}", accuracy=f"{line['accuracy']:.3f}", length=f"{line['length']:.0f}")
-        if step + 1 in points:
-            evaluations[step + 1] = evaluate(model, tokenizer, task, settings)
-        bar.update(1)
-        started = time.monotonic()
-        due = (step + 1) % every == 0 if every else started - saved_at >= max(SAVE_EVERY, SAVE_COST * saving)
-        if due and step + 1 < steps:
-            save_checkpoint(folder, step + 1, trained, optimizer, generator, lines, evaluations)
-            saved_at = time.monotonic()
-            saving = saved_at - started
-    if not trained:  # the base
-        evaluations[0] = evaluate(model, tokenizer, task, settings)
-
-    write_json(folder / "metrics.jsonl", *lines)
-    if trained:
-        write_tensors(folder / "layer.safetensors", dict(zip(trained, optimizer.masters)))
-    last = evaluations[points[-1]]
-    path = {point: {name: evaluations[point][name] for name in ("right", "greedy")} for point in points[:-1]}
-    change = {}  # how far each layer moved: the norm of the difference, over all its tensors
-    for name, master in zip(trained, optimizer.masters if trained else ()):
-        part = name.split(".")[2] if ".layers." in name else name
-        change[part] = change.get(part, 0.0) + (master.detach() - untrained[name].float()).square().sum().item()
-    change = {part: squares**0.5 for part, squares in change.items()}
-    others = task.also if settings["panel"] == "test" else ()
-    elsewhere = {name: evaluate(model, tokenizer, other, settings) for name, other in others}
-    counts = [sum(p.numel() for p in parameters) for parameters in (trained.values(), model.parameters())]
-    write_json(folder / "eval.json", {
-        "panel": settings["panel"], "step": points[-1], **last, "before": path, "also": elsewhere, "change": change,
-        "trained": counts[0], "parameters": counts[1],
-    })  # fmt: skip
-    for path in sorted(folder.glob("checkpoint*"), reverse=True):  # the last one last: until then the run is not done
-        path.unlink()
+# ------------------------------------------------------------------------------- memory and work
 
 
-def checksum(folder, log, tensors):
-    """Of all that is in a checkpoint, and of the run it belongs to."""
-    crc = zlib.crc32((folder / "config.json").read_bytes() + log.encode())
-    for name in sorted(tensors):
-        crc = zlib.crc32(tensors[name].detach().cpu().numpy().tobytes(), crc)
-    return str(crc)
+def account(config, settings, prompt_length, memory):
+    """The memory and work of one run, from shapes alone -> (budget, figures for --plan).
 
-
-def save_checkpoint(folder, step, trained, optimizer, generator, lines, evaluations):
-    """All that the rest of the run depends on, in one file: weights, Adam's moments, random numbers, the log so far."""
-    tensors = {"generator": generator.get_state()}
-    for name, master in zip(trained, optimizer.masters):
-        tensors[f"weight.{name}"] = master.detach()
-        for moment, value in optimizer.adam.state.get(master, {}).items():
-            tensors[f"{moment}.{name}"] = value
-    log = json.dumps({"step": step, "lines": lines, "evaluations": evaluations})
-    last, before = (folder / name for name in CHECKPOINTS)
-    if last.exists():
-        os.replace(last, before)
-    write_tensors(last, tensors, {"log": log, "checksum": checksum(folder, log, tensors)})
-
-
-def load_checkpoint(folder, trained, optimizer, generator):
-    """Carry on from `folder`'s last good checkpoint: returns the steps done, their log lines and evaluations, or nothing done."""
-    for path in filter(Path.exists, (folder / name for name in CHECKPOINTS)):
-        try:
-            with safe_open(path, framework="pt") as file:
-                log, tensors = file.metadata()["log"], {name: file.get_tensor(name) for name in file.keys()}
-                if file.metadata()["checksum"] != checksum(folder, log, tensors):
-                    raise ValueError("its checksum is wrong")
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            tqdm.write(plain(f"{path} is damaged ({error}): removed, to go on from an earlier one or start again"), sys.stderr)
-            path.unlink()
-            continue
-        generator.set_state(tensors["generator"])
-        with torch.no_grad():
-            for (name, parameter), master in zip(trained.items(), optimizer.masters):
-                master.copy_(tensors[f"weight.{name}"])
-                parameter.copy_(master)
-                moments = [m for m in ("step", "exp_avg", "exp_avg_sq") if f"{m}.{name}" in tensors]
-                optimizer.adam.state[master] = {m: tensors[f"{m}.{name}"].to(master.device) for m in moments}
-        log = json.loads(log)
-        return log["step"], log["lines"], {int(point): value for point, value in log["evaluations"].items()}
-    return 0, [], {}
-
-
-# ---------------------------------------------------------------------------------------------------- many runs
-
-
-def run_name(settings):
-    rate = f"-lr-{settings['lr']:g}" if settings["panel"] == "validation" else ""
-    kind = "layer-" if settings["layer"][0].isdecimal() else ""
-    return f"{kind}{settings['layer']}{rate}-seed-{settings['seed']}"
-
-
-def git_revision():
-    """The commit this code is at, or None where that cannot be told."""
-    try:
-        git = subprocess.run(["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"], capture_output=True, text=True)
-    except OSError:
-        return None
-    return git.stdout.strip() or None
-
-
-def claim_settings(runs):
-    """Write each run's settings to its config.json, if none that is there already differs: ValueError names the difference."""
-    for folder, settings in runs.items():
-        there = read_json(folder / "config.json", "settings") if (folder / "config.json").exists() else settings
-        for name in sorted({*there, *settings}):
-            if there.get(name) != settings.get(name):
-                raise ValueError(
-                    f"{folder} was made with {name} = {there.get(name)!r}, this command says {settings.get(name)!r}: "
-                    f"choose a new folder, such as --runs {folder.parent}-2, or remove this one"
-                )
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "git": git_revision()}
-    for folder, settings in runs.items():
-        if not (folder / "config.json").exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / "config.json", {"settings": settings, "versions": versions})
-
-
-@contextlib.contextmanager
-def helping(command, environment, count):
-    """Within this block `count` more processes run the same command, and so share its runs; it ends when they do."""
-    helpers = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(count)]
-    try:
-        yield
-        for helper in helpers:  # they end by themselves, as there is nothing left to do
-            helper.wait()
-    finally:
-        for helper in helpers:
-            helper.terminate()
-
-
-def sweep(runs, model, tokenizer, task):
-    """Do all `runs`, a dict of folder -> settings, with whatever other processes work on them, until each is done.
-
-    Returns one line for each run that failed; the others go on. OSError, one line, where a folder cannot be written.
-    """
-    failed = {}
-    overall = tqdm(total=len(runs), initial=sum(map(is_done, runs)), desc="sweep", unit="run", disable=bool(PARENT), smoothing=0)
-    bar = tqdm(total=1, unit="step", leave=False, disable=bool(PARENT))
-
-    def check():
-        overall.n = sum(map(is_done, runs))
-        overall.refresh()
-        if PARENT and os.getppid() != int(PARENT):
-            sys.exit(1)
-
-    try:
-        while left := [folder for folder in runs if folder not in failed and not is_done(folder)]:
-            busy = 0
-            for folder in left:
-                check()
-                with locked(folder / "lock") as mine:
-                    if not mine or is_done(folder):
-                        busy += 1
-                        continue
-                    bar.set_description(folder.name)
-                    try:
-                        train(model, tokenizer, task, folder, runs[folder], bar, check)
-                    except (FloatingPointError, MemoryError, OSError, ValueError) as error:
-                        failed[folder] = plain(f"{folder}: stopped in step {min(bar.n + 1, bar.total)} of {bar.total}: {error}")
-                        if isinstance(error, OSError):  # a full disk would stop the others too
-                            raise OSError(failed[folder]) from None
-                        bar.clear()
-                        tqdm.write(failed[folder])
-            if busy == len(left):
-                time.sleep(0.2)
-        check()
-    finally:
-        bar.close()
-        overall.close()
-    return list(failed.values())
-
-
-# ---------------------------------------------------------------------------------------------------- which layer?
-
-
-def probe(model, tokenizer, task, settings, batches=3):
-    """What gradients at the base say of each layer, before anything is trained: statistic -> one number a layer.
-
-    g is the gradient of the policy loss on one prompt's group, from `batches` batches of a training step each. Per layer:
-    gradient, the norm of the mean g; relative, that divided by the norm of the weights; signal_to_noise, the squared norm of
-    the mean g over its variance from prompt to prompt; adam, the mean |g| summed, what a first Adam step promises to gain.
-    middle is no measurement: nearness to the middle of the stack, which is what the paper advises without any.
-    """
-    choose(model, "full")
-    model.recompute = settings["recompute"]
-    L, P, G = model.config.num_hidden_layers, settings["prompts"], settings["group"]
-    layers = [[p for name, p in model.named_parameters() if name.startswith(f"model.layers.{k}.")] for k in range(L)]
-    total, squares, prompts = [[torch.zeros_like(p, dtype=torch.float32) for p in layer] for layer in layers], [0.0] * L, 0
-    generator = torch.Generator(device=model.lm_head.weight.device).manual_seed(settings["seed"])
-    algorithm = dict(rl.ALGORITHMS[settings["algo"]])
-    aggregate = algorithm.pop("aggregate")
-    for step in tqdm(range(batches), desc="probe", leave=False):
-        drawn = task.draw(settings["seed"], step, P)
-        _, batch = play(model, tokenizer, task, drawn, G, settings, generator, settings["temperature"])
-        advantages = rl.advantages(batch, G, **algorithm)
-        for group in range(P):
-            rows = [row for row, episode in enumerate(batch.episode) if episode // G == group]
-            for part in rl.micro_batches(batch, [row for row in rows if advantages[row] != 0], settings["token_budget"]):
-                logprobs, mask = rl.score(model, batch, part, settings["temperature"])
-                loss = rl.policy_loss(
-                    logprobs, logprobs.detach(), advantages[part], mask, aggregate=aggregate, max_tokens=settings["max_tokens"]
-                )
-                (loss * len(part) / len(rows)).backward()
-            prompts += 1
-            for k, layer in enumerate(layers):
-                for mean, p in zip(total[k], layer):
-                    if p.grad is not None:
-                        mean += p.grad
-                        squares[k] += p.grad.float().square().sum().item()
-            model.zero_grad()
-    found = {"gradient": [], "relative": [], "signal_to_noise": [], "adam": []}
-    for layer, sums, square in zip(layers, total, squares):
-        norm, weights = (sum(t.float().square().sum().item() for t in tensors) ** 0.5 for tensors in (sums, layer))
-        variance = (square - norm**2 / prompts) / prompts
-        found["gradient"].append(norm / prompts)
-        found["relative"].append(norm / prompts / weights)
-        found["signal_to_noise"].append((norm / prompts) ** 2 / (max(variance, 1e-30) / prompts))
-        found["adam"].append(sum(t.abs().sum().item() for t in sums) / prompts)
-    return {**found, "middle": [-abs(k - (L - 1) / 2) for k in range(L)]}
-
-
-def mean_scores(runs):
-    """The mean score of each group of finished runs: pairs of (folder, group) -> group -> score."""
-    found = {}
-    for folder, group in runs:
-        found.setdefault(group, []).append(read_json(folder / "eval.json", "score", float))
-    return {group: sum(scores) / len(scores) for group, scores in found.items()}
-
-
-def search(args, config, root, run_sweep):
-    """Find a layer for less than the sweep costs: train all for a few steps, drop the worse half, the rest for twice as many.
-
-    Every round is anew, with a whole schedule of its own, under root/search-STEPS; the last has half of --steps. Scored on the
-    validation panel. Returns {"layer", "rounds": [{"steps", "scores"}], "steps"}: `steps` of one layer, all rounds together.
-    """
-    layers, rounds = list(range(config.num_hidden_layers)), []
-    halvings = (len(layers) - 1).bit_length()
-    for i in range(halvings):
-        steps = max(1, args.steps >> (halvings - i))
-        options = argparse.Namespace(**{**vars(args), "steps": steps, "find_lr": [args.lr]})
-        runs = {}
-        for k in layers:
-            options.layer = str(k)
-            runs |= runs_of(options, config, root / f"search-{steps}")
-        run_sweep(runs)
-        scores = mean_scores((folder, int(settings["layer"])) for folder, settings in runs.items())
-        rounds.append({"steps": steps, "scores": scores})
-        layers = sorted(layers, key=lambda k: -scores[k])[: (len(layers) + 1) // 2]
-    return {"layer": layers[0], "rounds": rounds, "steps": sum(r["steps"] * len(r["scores"]) for r in rounds)}
-
-
-# ---------------------------------------------------------------------------------------------------- plan and merge
-
-
-def plan(config, spec, settings, prompt_length):
-    """Expected memory of one run in bytes, part by part, and how many parameters train: computed from shapes alone.
-
-    Sampling and training follow one another, so the peak holds the larger of the two. Activations are counted per token and
-    layer from what autograd keeps: about 8 vectors of the residual's width, 3 of the heads', 3 of the MLP's.
+    memory: bytes to stay within, or None. Activations are what autograd keeps: about 8 vectors of
+    the residual's width a layer, 3 of the heads', 3 of the MLP's. Answers are as long as may be.
     """
     with torch.device("meta"):
         model = Transformer(config)
-    names, start = choose(model, spec)
-    parameters = dict(model.named_parameters())
-    total, trained = sum(p.numel() for p in parameters.values()), sum(parameters[name].numel() for name in names)
-    size = DTYPES[settings["dtype"]].itemsize  # bytes a number
-    D, L, vocab = config.hidden_size, config.num_hidden_layers, config.vocab_size
-    G, new = settings["group"], settings["max_tokens"]
-    heads, kv = config.num_attention_heads * config.head_dim, 2 * config.num_key_value_heads * config.head_dim
-    # Sampling: as many prompts at a time as the budget holds.
-    at_once = min(settings["prompts"], max(1, 4 * settings["token_budget"] // (G * (prompt_length + new))))
-    cache = size * L * kv * at_once * (G * (prompt_length + new) + prompt_length)
-    kept = size * D * settings["prompts"] * (G * new + prompt_length) * (start > 0)
-    # Training: a micro-batch is as many rows as the budget holds, at least one with its prompt.
-    tokens = max(min(settings["token_budget"], settings["prompts"] * (G * new + prompt_length)), prompt_length + new)
-    inner = 8 * D + 3 * (heads + kv) + 3 * config.intermediate_size + kv * prompt_length // new  # numbers a token and layer
-    activations = (L - start) * D + inner if settings["recompute"] else (L - start) * inner
-    head = 16 * min(rl.CHUNK, tokens * vocab) + (size + 4) * vocab * D * (spec == "full")
-    return {
-        "parameters": total, "trained": trained, "weights": size * total,
-        "masters, gradients, Adam, untrained copy": trained * ((12 if size == 4 else 18) + size),
-        "hidden states kept": kept, "sampling: cache": cache, "sampling: log-probabilities": 16 * at_once * G * vocab,
-        "training: activations": size * tokens * activations * (spec != "norm"), "training: log-probabilities": head,
-        "program and libraries": 4 * 10**8,
+    trained, start = freeze_all_but(model, settings["layer"], settings["seed"])
+    total, trains = count(model.parameters()), count(trained.values())
+    size, L, D = DTYPES[settings["dtype"]].itemsize, config.num_hidden_layers, config.hidden_size
+    group, new, again = settings["group"], settings["max_tokens"], settings["recompute"]
+    steps, kv = settings["steps"] * (trains > 0), 2 * config.num_key_value_heads * config.head_dim
+    inner = 8 * D + 3 * (config.num_attention_heads * config.head_dim + kv)
+    inner += 3 * config.intermediate_size  # numbers that a layer keeps of a token
+    row, step = prompt_length + new, settings["prompts"] * (group * new + prompt_length)  # tokens
+    state = trains * ((12 if size == 4 else 18) + size)  # masters, gradients, Adam, untrained copy
+    state += size * D * step * (0 < start and steps > 0)  # what enters the layer, from sampling
+    # Of a GPU: its context, libraries, graphs and what lies between tensors. Not yet measured.
+    fixed = size * total + state + (15 if settings["device"] == "cuda" else 4) * 10**8
+    fixed += 16 * min(rl.CHUNK, step * config.vocab_size) * (steps > 0)  # logits
+    cost = {  # bytes a position, and the fewest positions
+        "sampling": (size * L * kv + 16 * config.vocab_size // row, group * row),
+        "training": (size * ((L - start) * (D if again else inner) + inner * again) or 1, row),
+    }
+    budget, peak = {"sampling": 16384, "training": 4096}, fixed  # positions at a time
+    for phase, (each, least) in cost.items():
+        if memory is not None:  # a tenth is left for what this account does not know
+            budget[phase] = max(least, int((0.9 * memory - fixed) / each))
+        peak = max(peak, fixed + each * max(least, min(budget[phase], step)))
+
+    product = total - config.vocab_size * D * (not config.tie_word_embeddings)  # less the embedding
+    asked = settings["eval_problems"] * (3 if steps else 1)
+    answers = steps * settings["prompts"] * group + asked * (settings["samples"] + 1)
+    sampled = answers * new + (steps * settings["prompts"] + 2 * asked) * prompt_length
+    passes = (4 + 2 * again) * product * (L - start) / L + 2 * trains  # FLOPs a token trained on
+    return budget, {
+        "parameters, millions": total / 1e6, "of these train, millions": trains / 1e6,
+        "weights, GiB": size * total / 2**30, "what trains, GiB": state / 2**30,
+        "expected peak, GiB": peak / 2**30, "answers, thousands": answers / 1e3,
+        "tokens sampled, millions": answers * new / 1e6,
+        "sampling, PFLOP": 2 * product * sampled / 1e15,
+        "training, PFLOP": settings["epochs"] * steps * step * passes / 1e15,
     }  # fmt: skip
 
 
-def peak(parts):
-    """The largest sum of `plan`'s parts that are in memory at one time."""
-    held = [value for name, value in parts.items() if name not in ("parameters", "trained") and ":" not in name]
-    return sum(held) + max(sum(v for n, v in parts.items() if n.startswith(phase)) for phase in ("sampling:", "training:"))
+def plan_of(args, config, runs, prompt_length):
+    """What --plan prints: memory and work of the first run of each kind, and the hours of all."""
+    kinds, hours = {}, 0.0
+    for settings in runs.values():
+        _, found = account(config, settings, prompt_length, args.memory)
+        found["hours"] = (found["sampling, PFLOP"] + found["training, PFLOP"]) / args.tflops / 3.6
+        hours += found["hours"]
+        kinds.setdefault("one layer" if is_count(settings["layer"]) else settings["layer"], found)
+    lines = [f"{'':26}" + "".join(f"{kind:>12}" for kind in kinds)]
+    for name in next(iter(kinds.values())):
+        lines.append(f"{name:26}" + "".join(f"{found[name]:>12,.2f}" for found in kinds.values()))
+    lines.append(f"{len(runs)} runs, {hours:.1f} hours at {args.tflops:g} TFLOP/s (--tflops), with "
+                 f"prompts of {prompt_length} tokens and answers of --max-tokens.")  # fmt: skip
+    for kind, found in kinds.items():
+        if args.memory and found["expected peak, GiB"] * 2**30 > args.memory:
+            needed = ", and C(k) needs it" if kind in ("base", "full") else ""
+            lines.append(f"{kind} does not fit{needed}")
+    return "\n".join(lines)
 
 
-def what_to_lower(config, settings, prompt_length):
-    """What to say where memory ran out: which options would help, and the peak that `plan` expects with each."""
+# ------------------------------------------------------------------------------- the command line
 
-    names = [name for name in ("token_budget", "prompts", "group", "max_tokens") if settings[name] > 3]
-    changes = [{}, {"recompute": True}, *({name: settings[name] // 2} for name in names)]
-    now, *peaks = (peak(plan(config, settings["layer"], {**settings, **change}, prompt_length)) / 2**30 for change in changes)
-    options = ["--recompute", *(f"--{name.replace('_', '-')} {settings[name] // 2}" for name in names)]
-    lower = [f"{option} ({gib:.2f})" for option, gib in zip(options, peaks) if gib < now]
-    return f"out of memory, where {now:.2f} GiB were expected; lower it with {' or '.join(lower)}, in a new --runs folder"
-
-
-def longest_prompt(tokenizer, task):
-    every = [p.prompt for one in (task, *dict(task.also).values()) for p in (*one.validation, *one.test, *one.train)]
-    return max(map(len, tokenizer.encode(every)))
-
-
-def print_plan(config, runs, prompt_length):
-    """What `--plan` prints: parameters and memory of the first run of each kind, and the number of runs."""
-    kinds = {}
-    for settings in runs:
-        kind = "one layer" if settings["layer"].isdecimal() else settings["layer"]
-        kinds.setdefault(kind, plan(config, settings["layer"], settings, prompt_length))
-    kinds = {kind: parts for kind, parts in kinds.items() if kind != "base"}
-    print(f"{'':42}" + "".join(f"{kind:>14}" for kind in kinds))
-    for name in next(iter(kinds.values()), {}):
-        unit = 1e6 if name in ("parameters", "trained") else 2**30
-        label = {"parameters": "parameters, millions", "trained": "of these train, millions"}.get(name, f"{name}, GiB")
-        print(f"{label:42}" + "".join(f"{parts[name] / unit:14.2f}" for parts in kinds.values()))
-    print(f"{'expected peak, GiB':42}" + "".join(f"{peak(parts) / 2**30:14.2f}" for parts in kinds.values()))
-    print(f"{len(runs)} runs")
-
-
-def merge(run, out, model_path=None):
-    """Write the checkpoint that a run evaluated: its model with the trained tensors in place, tokenizer and settings copied.
-
-    ValueError or OSError, one line, where the run is not finished, `out` is there already, or the tensors do not fit.
-    """
-    run, out = Path(run), Path(out)
-    if not is_done(run) or not (run / "layer.safetensors").exists():
-        raise ValueError(f"--merge {run}: not a finished run that trained something, with eval.json and layer.safetensors")
-    if out.exists():
-        raise ValueError(f"--out {out}: is there already; choose a new folder")
-    settings = read_json(run / "config.json", "settings")
-    embedded = settings["model"].startswith("embedded, seed")
-    source = Path(model_path or (run.parent / "base" if embedded else settings["model"]))
-    model = Transformer.from_pretrained(source, dtype=DTYPES[settings.get("dtype", "fp32")])
-    parameters = dict(model.named_parameters())
-    try:
-        tensors = load_file(run / "layer.safetensors")
-    except SafetensorError as error:
-        raise ValueError(f"{run / 'layer.safetensors'}: not a whole safetensors file ({error})") from None
-    for name, tensor in tensors.items():
-        if name not in parameters or parameters[name].shape != tensor.shape:
-            raise ValueError(f"{run / 'layer.safetensors'}: tensor {name} does not fit the model in {source}")
-        parameters[name].data.copy_(tensor)
-    dtype = str(model.lm_head.weight.dtype).removeprefix("torch.")
-    config = {**read_json(source / "config.json"), "torch_dtype": dtype, "dtype": dtype}
-    with beside(out) as part:
-        model.save_pretrained(part)
-        for file in sorted(source.iterdir()):
-            if file.suffix in (".json", ".jinja", ".txt", ".model") and not file.name.startswith("model."):
-                shutil.copyfile(file, part / file.name)
-        (part / "config.json").write_text(json.dumps(config))
-
-
-# ---------------------------------------------------------------------------------------------------- the command line
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+TOY = {"steps": 120, "lr": 5e-4, "prompts": 32, "group": 16, "teach_steps": 700, "teach_batch": 256}
+PRESETS = {  # for each task of the embedded model
+    "math": {**TOY, "max_tokens": 6, "eval_problems": 1000},
+    "math-short": {**TOY, "max_tokens": 6, "eval_problems": 1000},
+    "code": {**TOY, "max_tokens": 12, "eval_problems": 500, "teach_steps": 600},
+    "household": {**TOY, "max_tokens": 4, "eval_problems": 200, "teach_batch": 128,
+                  "steps": 50, "prompts": 8, "group": 8},
+}  # fmt: skip
+CHECKPOINT = {"steps": 200, "lr": 5e-6, "prompts": 32, "group": 8, "max_tokens": 1024, "seeds": [0]}
+NOT_SETTINGS = "runs base seeds find_lr boost jobs memory tflops plan merge out".split()
 
 
 def fail(message):
     """The end of a command that cannot be done: one line, exit status 2."""
-    if not PARENT:  # which meets the same
-        print(f"train.py: {plain(message)}", file=sys.stderr)
+    if not HELPER:  # which says the same
+        print(f"train.py: {one_line(message)}", file=sys.stderr)
     sys.exit(2)
 
 
-def parse(argv):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.error = fail
-    add = parser.add_argument
-    specs = "5 | 3,5 | full | norm | base | mid-4 | top-4 | random-4 | each (default) | pairs | probe | search | auto"
-    add("--layer", default="each", metavar="SPEC", help=specs)
-    add("--boost", metavar="SPEC", help="train everything, these layers (3,5 | mid-4 | top-4 | ...) at the rate --boost-lr")
-    add("--boost-lr", type=float, help="their learning rate (default: twice --lr, as in the paper)")
-    add("--model", metavar="DIR", help="checkpoint in Hugging Face format (default: the embedded model, made on first use)")
-    add("--task", default="math", help="math (default), math-short, code, household, alfworld:FOLDER, a .jsonl or .json file")
-    add("--fields", metavar="Q,A", help="names of the question and answer fields of a --task file whose format is not known")
-    add("--instruction", metavar="TEXT", help="what every question of a --task file ends with (default: to reason, and box)")
-    add("--also", metavar="TASKS", help="tasks to score every model on too, untrained: a.jsonl,household; of math: sub,max,min")
-    add("--algo", default="grpo", choices=rl.ALGORITHMS, help="default: grpo")
-    add("--runs", default="runs", metavar="DIR", help="folder for the runs (default: runs)")
-    add("--seeds", default=None, metavar="0,1,2", help="one run per seed (default 0,1,2 for the embedded model, else 0)")
-    add("--quick", action="store_true", help="a smoke test: one seed, few steps, a base taught less")
-    add("--find-lr", metavar="RATES", help="full training at each of these rates, scored on the validation panel")
-    add("--steps", type=int, help="optimizer steps of a run")
-    add("--lr", type=float, help="learning rate, the same for full and single layers")
-    add("--prompts", type=int, help="problems a step")
-    add("--group", type=int, help="completions a problem")
-    add("--max-tokens", type=int, help="longest completion")
-    add("--temperature", type=float, default=1.0, help="of sampling, in training and evaluation (default 1)")
-    add("--clip", type=float, default=0.2, help="clip range of the ratio (default 0.2)")
-    add("--kl", type=float, default=0.0, help="weight of the KL penalty to the base (default 0)")
-    add("--epochs", type=int, default=1, help="updates a batch (default 1)")
-    add("--eval-problems", type=int, help="problems of the panel that are evaluated on (embedded 1000, else 8 a training prompt)")
-    add("--samples", type=int, default=4, help="sampled completions a problem in evaluation (default 4)")
-    add("--base-seed", type=int, default=0, help="seed of the embedded model (default 0)")
-    add("--save-every", type=int, metavar="STEPS", help="steps between a run's checkpoints (default: those of half a minute)")
-    add("--token-budget", type=int, default=4096, help="positions a training pass, a quarter of those sampled at a time")
-    add("--recompute", action="store_true", help="keep less for the backward pass and compute it again: less memory, more time")
-    add("--jobs", type=int, help="processes that share the runs (default: one a core for the embedded model, else 1)")
-    add("--plan", action="store_true", help="print parameters and expected memory, and run nothing")
-    add("--merge", metavar="RUN", help="with --out DIR: write the full checkpoint of a finished run")
-    add("--out", metavar="DIR", help="new folder for --merge")
-    add("--device", help="cpu or cuda (default: cuda where there is one and --model is given)")
-    add("--dtype", choices=DTYPES, help="what the model computes in (default: bf16 on cuda, else fp32)")
-    args = parser.parse_args(argv)
+def number(kind, low, high=2**32 - 1):
+    """An argparse type: a number of this kind from `low` to `high`."""
 
-    embedded = args.model is None
-    if args.quick and not embedded:
-        fail("--quick is a smoke test of the embedded model; with --model, lower --steps and --eval-problems instead")
-    if embedded and args.task not in EMBEDDED:
-        fail(f"--task {args.task} needs --model: the embedded model knows only its own tasks, {', '.join(EMBEDDED)}")
-    defaults = {**EMBEDDED[args.task], **(QUICK[args.task] if args.quick else {})} if embedded else REAL
-    for name, value in defaults.items():
-        if getattr(args, name, None) is None:
-            setattr(args, name, value)
-    if args.device is None:
-        args.device = "cuda" if torch.cuda.is_available() and not embedded else "cpu"
-    if args.dtype is None:
-        args.dtype = "bf16" if args.device == "cuda" else "fp32"
-    if args.model:  # recorded under one name, from wherever it was typed
-        args.model = str(Path(args.model).resolve())
-    if args.task.endswith((".json", ".jsonl")):
-        args.task = str(Path(args.task).resolve())
-    if args.task.startswith("alfworld:"):  # in which the shell expands no ~
-        args.task = f"alfworld:{Path(os.path.expanduser(args.task.removeprefix('alfworld:'))).resolve()}"
-    args.also = [
-        str(Path(name).resolve()) if name.endswith((".json", ".jsonl")) else name for name in (args.also or "").split(",") if name
-    ]
-    if len({Path(name).name for name in args.also}) < len(args.also):
-        fail(f"--also {','.join(args.also)}: no two tasks may have the same name")
-    if args.seeds is None:
-        args.seeds = "0,1,2" if embedded and not args.quick else "0"
-    if args.eval_problems is None:
-        args.eval_problems = 8 * args.prompts  # a short trial is evaluated shortly
-    for name in "steps prompts group max_tokens epochs eval_problems samples jobs token_budget save_every".split():
-        least = 2 if name == "group" else 1
-        if getattr(args, name) is not None and getattr(args, name) < least:
-            fail(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least {least}")
-    if args.samples > 9:
-        fail(f"--samples is {args.samples}; it must be at most 9, so that a problem's outcome is one digit")
-    if args.boost_lr is None:
-        args.boost_lr = 2 * args.lr
-    elif not args.boost:
-        fail("--boost-lr goes with --boost SPEC")
-    if args.boost and (args.layer != "each" or args.find_lr or args.boost.startswith(("full", "base", "norm", "boost"))):
-        fail("--boost names layers, such as 3,5 or top-4, and trains everything: it goes without --layer and --find-lr")
-    if args.boost == "" or args.layer.startswith("boost"):
-        fail("--boost wants the layers that learn faster, such as --boost 3,5")
-    for name in ("lr", "boost_lr", "temperature", "clip"):
-        if not 0 < getattr(args, name) < float("inf"):
-            fail(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be a number above 0")
-    if not 0 <= args.kl < float("inf"):
-        fail(f"--kl is {args.kl}; it must be 0 or above")
-    if bool(args.merge) != bool(args.out) or args.merge and args.plan:
-        fail("--merge RUN and --out DIR go together, and without --plan")
-    if os.path.exists(args.runs) and not os.path.isdir(args.runs):
-        fail(f"--runs {args.runs} is a file; it must be a folder, new or of runs with these settings")
-    if args.device != "cpu" and not (args.device == "cuda" and (args.plan or torch.cuda.is_available())):
-        fail(f"--device {args.device} is not there; this machine has cpu" + (" and cuda" if torch.cuda.is_available() else ""))
-    try:
-        args.seeds = [int(seed) for seed in args.seeds.split(",")]
-        args.find_lr = [float(rate) for rate in args.find_lr.split(",")] if args.find_lr is not None else []
-    except ValueError:
-        fail("--seeds takes whole numbers and --find-lr numbers, with commas between them")
-    if len(set(args.seeds)) < len(args.seeds) or not all(0 <= seed < 2**32 for seed in [*args.seeds, args.base_seed]):
-        fail(f"--seeds {args.seeds}, --base-seed {args.base_seed}: seeds must be different, from 0 to {2**32 - 1}")
-    if args.find_lr and (args.layer != "full" or not all(0 < rate < float("inf") for rate in args.find_lr)):
-        fail("--find-lr goes with --layer full and rates above 0: full training chooses, every layer uses the same")
+    def read(text):
+        with contextlib.suppress(ValueError):
+            if low <= kind(text) <= high:
+                return kind(text)
+        name = f"{'whole ' * (kind is int)}number from {low} to {high}"
+        raise argparse.ArgumentTypeError(f"must be a {name}, not {text!r}")
+
+    return read
+
+
+def several(read):
+    """An argparse type: different values with commas between them."""
+    return lambda text: list(dict.fromkeys(read(part) for part in text.split(",")))
+
+
+def options():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.error = fail
+    some, positive, seed = number(int, 1), number(float, 1e-12), number(int, 0)
+    for name, kind, default, text in (
+        ("layer", str, "each", "5 | 3,5 | full | norm | base | mid-4 | top-4 | random-4 | each "
+                               "| every-4 | pairs | search"),
+        ("boost", str, None, "train everything, and these layers (3,5 | top-4) at twice the rate"),
+        ("model", Path, None, "checkpoint in Hugging Face format; without it, the embedded model"),
+        ("task", str, "math", "math | math-short | code | household | alfworld:FOLDER | a file"),
+        ("instruction", str, None, "what every question of a file ends with"),
+        ("also", several(str), [], "tasks to score on too: a.jsonl,household; of math sub,max,min"),
+        ("algo", tuple(rl.ALGORITHMS), "grpo", None),
+        ("runs", Path, Path("runs"), "folder for the runs"),
+        ("seeds", several(seed), [0, 1, 2], "one run each (of a checkpoint only 0)"),
+        ("find-lr", several(positive), [], "train at each of these rates, score on validation"),
+        ("steps", some, None, "optimizer steps of a run"),
+        ("lr", positive, None, "learning rate, the same for full training and single layers"),
+        ("prompts", some, None, "problems a step"),
+        ("group", number(int, 2), None, "completions a problem"),
+        ("max-tokens", some, None, "longest completion"),
+        ("temperature", positive, 1.0, "of sampling, in training and evaluation"),
+        ("clip", positive, 0.2, "clip range of the ratio"),
+        ("kl", number(float, 0), 0.0, "weight of the KL penalty to the base"),
+        ("epochs", some, 1, "updates a batch"),
+        ("eval-problems", some, None, "problems scored on (of a checkpoint 8 a prompt)"),
+        ("samples", number(int, 1, 9), 4, "sampled completions of each of them"),
+        ("base-seed", seed, 0, "seed of the embedded model"),
+        ("jobs", some, None, "processes that share the runs (embedded model: one a core)"),
+        ("memory", positive, None, "GiB to stay within (default: what is free on the GPU)"),
+        ("tflops", positive, 10.0, "sustained rate that --plan takes hours from"),
+        ("device", str, None, "cpu | cuda (default: cuda for a checkpoint, where there is one)"),
+        ("dtype", tuple(DTYPES), None, "default: bf16 on cuda, else fp32"),
+        ("merge", Path, None, "a finished run, whose whole checkpoint goes to --out"),
+        ("out", Path, Path("merged"), "new folder for --merge"),
+        ("quick", bool, False, "a smoke test: one seed, a third of the steps"),
+        ("recompute", bool, False, "less memory for the backward pass, more time"),
+        ("plan", bool, False, "print memory and work, and run nothing"),
+    ):  # fmt: skip
+        kind = {"choices": kind} if isinstance(kind, tuple) else {"type": kind}
+        kind = {"action": "store_true"} if default is False else kind
+        parser.add_argument(f"--{name}", default=default, help=text, **kind)
+    return parser
+
+
+def parse(argv):
+    """The command line as a Namespace, checked as far as no file is needed for it."""
+    parser, cuda = options(), torch.cuda.is_available()
+    args, unknown = parser.parse_known_args(argv)
+    for word in unknown[:1]:
+        near = difflib.get_close_matches(word, parser._option_string_actions, 1)
+        fail(f"{word}: no such option" + (f"; did you mean {near[0]}?" if near else ""))
+    if not args.model and args.task not in PRESETS:
+        fail(f"--task {args.task} needs --model; the embedded model knows {', '.join(PRESETS)}")
+    parser.set_defaults(**(CHECKPOINT if args.model else PRESETS[args.task]))
+    args = parser.parse_args(argv)
+    args.eval_problems = args.eval_problems or 8 * args.prompts
+    if args.quick:
+        args.seeds, args.steps = args.seeds[:1], max(1, args.steps // 3)
+        args.eval_problems = max(1, args.eval_problems // 3)
+    args.device = args.device or ("cuda" if cuda and args.model else "cpu")
+    args.dtype = args.dtype or ("bf16" if args.device == "cuda" else "fp32")
+    args.layer = f"boost-{args.boost}" if args.boost else args.layer
+    args.base = "" if args.model else f"base-{args.task}-{args.base_seed}"
+    if args.device not in ("cpu", "cuda"):
+        fail(f"--device {args.device}: say cpu or cuda; CUDA_VISIBLE_DEVICES=1 chooses another GPU")
+    if args.device == "cuda" and not cuda and not args.plan:
+        fail("--device cuda is not there; this machine has --device cpu")
+    if args.runs.exists() and not args.runs.is_dir():
+        fail(f"--runs {args.runs} is a file; it must be a folder, new or of such runs")
+    if args.model and not args.model.is_dir():
+        fail(f"--model {args.model}: no such folder; hf download NAME --local-dir DIR makes one")
+    if args.memory:
+        args.memory *= 2**30
+    elif args.device == "cuda" and cuda:
+        args.memory = torch.cuda.mem_get_info()[0]
     return args
 
 
-def resolved(spec, root, num_layers):
-    """A SPEC with "top-K" replaced by the layers it stands for, and layers in order: 5,3 is 3,5."""
-    if spec.startswith("top-") and is_count(spec[4:]):
-        return top_layers(root, int(spec[4:]), num_layers)
+def specs_of(args, num_layers):
+    """What --layer asks for, one SPEC a run; "top-4" as the layers that it stands for."""
+    each, (name, _, k) = list(map(str, range(num_layers))), args.layer.partition("-")
+    if args.layer == "pairs":
+        return list(map(",".join, itertools.combinations(each, 2)))
+    if args.layer in ("each", "search") or name == "every" and is_count(k) and int(k):
+        return ["base", "full", "norm", *dict.fromkeys([*each[:: int(k or 1)], each[-1]])]
+    spec = args.layer.removeprefix("boost-")
+    if spec.startswith("top-"):
+        spec = top_layers(spec, num_layers, args)
     layers = layers_of(spec, num_layers)
-    return ",".join(map(str, layers)) if layers and spec[0].isdecimal() else spec
+    spec = ",".join(map(str, layers)) if spec[0].isdecimal() else spec  # 5,3 is 3,5
+    return ["boost-" * args.layer.startswith("boost-") + spec]
 
 
-def top_layers(root, count, num_layers):
-    """The `count` layers that scored best alone, on average over the seeds in `root`, as a SPEC such as "3,5"."""
-    scores = mean_scores((path.parent, k) for k in range(num_layers) for path in root.glob(f"layer-{k}-seed-*/eval.json"))
-    if missing := sorted(set(range(num_layers)) - set(scores)):
-        raise ValueError(f"--layer top-{count}: {root} has no score for layer {missing[0]}: first run --layer each")
-    if not 0 < count <= num_layers:
-        raise ValueError(f"--layer top-{count}: K must be from 1 to {num_layers}")
-    return ",".join(map(str, sorted(sorted(scores, key=lambda k: -scores[k])[:count])))
-
-
-def runs_of(args, config, root):
-    """The runs a command asks for: folder -> settings. ValueError for a --layer that makes no sense for this model."""
-    L = config.num_hidden_layers
-    each = list(map(str, range(L)))
-    several = {"each": ["base", "full", "norm", *each], "pairs": list(map(",".join, itertools.combinations(each, 2)))}
-    several |= {"probe": ["full"], "search": each, "auto": each}
-    specs = several.get(args.layer) or [resolved(args.layer, root, L)]
-    if args.boost:
-        specs = [f"boost-{resolved(args.boost, root, L)}"]
-    names = "task algo steps prompts group max_tokens temperature clip kl epochs eval_problems samples quick device dtype"
-    shared = {name: getattr(args, name) for name in [*names.split(), "token_budget", "recompute"]}
-    shared["model"] = args.model or f"embedded, seed {args.base_seed}, {args.teach_steps} steps"
-    shared |= {name: getattr(args, name) for name in ("fields", "instruction") if getattr(args, name) is not None}
-    shared |= {"also": args.also} if args.also else {}
-    shared |= {"num_layers": L, "warmup": 5, "panel": "validation" if args.find_lr else "test"}
-    runs = {}
-    for seed in args.seeds:
-        for spec in specs:
-            for lr in args.find_lr or [args.lr]:
-                settings = {**shared, "layer": spec, "seed": seed, "lr": lr}
-                settings |= {"boost_lr": args.boost_lr} if args.boost else {}
-                if spec != "base" or seed == args.seeds[0]:  # nothing trains in the base, so no seed matters
-                    runs[root / run_name(settings)] = settings
+def runs_of(args, config, digests, specs=None):
+    """The runs a command asks for: folder -> settings. ValueError for a --layer without sense."""
+    shared = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
+    shared |= {"model": args.model and str(args.model.resolve()) or args.base, **digests}
+    shared |= {"panel": "validation" if args.find_lr else "test"}
+    shared |= {"num_layers": config.num_hidden_layers}
+    specs, runs = specs or specs_of(args, config.num_hidden_layers), {}
+    for seed, spec, lr in itertools.product(args.seeds, specs, args.find_lr or [args.lr]):
+        if spec != "base" or seed == args.seeds[0]:  # nothing trains in the base, no seed matters
+            name = f"layer-{spec}" if spec[0].isdecimal() else spec
+            name += f"-lr-{lr:g}" if args.find_lr else ""
+            settings = {**shared, "layer": spec, "seed": seed, "lr": lr}
+            runs[args.runs / f"{name}-seed-{seed}"] = settings
     return runs
 
 
-def open_base(path, task, args):
-    """Make the embedded base where it is not there yet; ValueError where there is one that was taught otherwise."""
-    taught = {"task": args.task, "seed": args.base_seed, "steps": args.teach_steps, "batch": args.teach_batch}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path.with_name("base.lock"), wait=True):
-        if not path.exists():
-            threads = torch.get_num_threads()
-            torch.set_num_threads(2)  # always two, whatever the number of cores
-            teach_base(path, task, taught)
-            torch.set_num_threads(threads)
-    there = read_json(path / "teaching.json")
-    if there != taught:
-        raise ValueError(f"{path} was taught with {there}, not {taught}: choose a new folder, such as --runs {path.parent}-2")
+def open_task(args, path, config):
+    """The task, its tokenizer and its longest prompt in tokens. The base is taught if need be."""
+    task = tasks.load_task(args.task, not args.model, args.instruction)
+    task.also = {Path(name).name: tasks.load_task(name, not args.model) for name in args.also}
+    for name, other in task.also.items():
+        if not args.model and (other.test == task.test or {*other.vocabulary} - {*task.vocabulary}):
+            raise ValueError(f"--also {name}: must be another task, in words that the model knows")
+    args.eval_problems = min(args.eval_problems, len(task.test))
+    if not args.model:
+        args.runs.mkdir(parents=True, exist_ok=True)
+        with locked(args.runs / "base.lock", wait=True):
+            if not path.exists():
+                teach_base(path, task, args.base_seed, args.teach_steps, args.teach_batch)
+    tokenizer = tasks.Tokenizer(path)
+    problems = [*task.test, *task.validation, *task.train] if task.max_turns == 1 else task.test[:8]
+    longest = max(map(len, tokenizer.encode([task.start(p).prompt for p in problems])))
+    if longest + args.max_tokens > config.max_position_embeddings:
+        raise ValueError(
+            f"--max-tokens {args.max_tokens} after a prompt of {longest} tokens exceeds the "
+            f"context of {config.max_position_embeddings}"
+        )
+    return task, tokenizer, longest
 
 
-def report(root, name, found):
-    """Print what `probe` or `search` found, and leave it in `root` for analyze.py."""
-    if PARENT:
-        return
-    root.mkdir(parents=True, exist_ok=True)
-    write_json(root / f"{name}.json", found)
-    if name == "probe":
-        for statistic, values in found.items():
-            print(f"{statistic:16}" + " ".join(f"{value:9.3g}" for value in values))
-        return
-    for r in found["rounds"]:
-        best = sorted(r["scores"].items(), key=lambda item: -item[1])
-        print(f"{r['steps']} steps: " + ", ".join(f"layer {layer} {score:.3f}" for layer, score in best))
-    print(f"found: layer {found['layer']}")
+def run_command(args, argv):
+    """Everything that a command does, in order; ValueError or OSError, one line, if it cannot."""
+    if args.merge:
+        return merge(args.merge, args.out, args.model)
+    path = args.model or args.runs / args.base
+    torchrun = os.environ.get("LOCAL_RANK")  # the number of this process, if torchrun started it
+    jobs = args.jobs or (1 if args.model or torchrun else torch.get_num_threads())
+    # One thread for the embedded model, so that its figures do not depend on the cores.
+    torch.set_num_threads(max(1, torch.get_num_threads() // jobs) if args.model else 1)
+    config = Config.from_hf(read_json(path / "config.json")) if args.model else EMBEDDED_CONFIG
+    runs = runs_of(args, config, {})  # a bad option should not cost the minutes of teaching
+    if args.plan and (args.task == "math" or not (path / "tokenizer.json").exists()):
+        return plan_of(args, config, runs, 512)
+    task, tokenizer, longest = open_task(args, path, config)
+    if args.plan:
+        return plan_of(args, config, runs_of(args, config, {}), longest)
+    problems = [*task.test, *task.validation, *(task.train or task.draw(0, 0, 100))]
+    digests = {"problems": digest_of([], [f"{p.prompt}\n{p.answer}" for p in problems])}
+    digests["weights"] = digest_of(sorted(path.glob("*.safetensors")))
+    if torchrun and args.device == "cuda":
+        torch.cuda.set_device(int(torchrun) % torch.cuda.device_count())  # a GPU for each
+    model = Transformer.from_pretrained(path, dtype=DTYPES[args.dtype], device=args.device)
+
+    def prepare(folder, settings):
+        budget, _ = account(model.config, settings, longest, args.memory)
+        return Run(model, tokenizer, task, folder, settings, budget)
+
+    def do_all(runs):
+        claim(runs)
+        if failed := sweep(runs, prepare):
+            sys.exit(1 if HELPER else "\n".join(failed))
+
+    runs = runs_of(args, config, digests)
+    left = jobs if args.layer == "search" else sum(not is_done(folder) for folder in runs)
+    with helping(0 if HELPER else min(jobs, left) - 1, argv):
+        if args.layer == "search":
+            found = search(args, config, digests, do_all)
+            write_json(args.runs / "search.json", found)
+            return f"found: layer {found['layer']}"
+        do_all(runs)
+    if args.find_lr:
+        rates = ", ".join(f"{lr:g} {score:.3f}" for lr, score in mean_scores(runs, "lr").items())
+        return f"sampled score on the validation panel, mean over seeds: {rates}"
+    example = ([*runs][-1] / "examples.jsonl").read_text().splitlines()[-1]
+    return f"an example: {one_line(example)[:400]}\n{len(runs)} runs done in {args.runs}"
+
+
+def on_interrupt(*_):
+    """The first Ctrl-C lets the step end, and saves; a second one stops at once."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    stop.value = 1
+
+
+def help_with(argv, stopped):
+    """What a helper process does: the same command, until there is nothing left to do."""
+    global HELPER, stop
+    HELPER, stop = multiprocessing.parent_process(), stopped
+    with contextlib.suppress(KeyboardInterrupt):
+        main(argv)
 
 
 def main(argv=None):
-    args = parse(argv)
-    embedded, root = args.model is None, Path(args.runs)
-    path = root / "base" if embedded else Path(args.model)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    torchrun = os.environ.get("LOCAL_RANK")  # the number of this process on its machine, if torchrun started it
-    jobs = args.jobs or (cores if embedded and not torchrun else 1)
-    threads = 1 if embedded else max(1, torch.get_num_threads() // jobs)  # one thread: the same figures on any number of cores
-    torch.set_num_threads(threads)
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        if args.merge:
-            merge(args.merge, args.out, args.model)
-            return print(f"written: {args.out}")
-        task = tasks.load_task(args.task, embedded or args.plan, args.fields, args.instruction)
-        task.also = [(name, tasks.load_task(name, embedded)) for name in args.also]
-        for name, other in task.also:
-            if embedded and not {*other.vocabulary} <= {*task.vocabulary}:
-                raise ValueError(
-                    f"--also {name}: the model of --task {args.task} does not know its words; math also has sub, max, min"
-                )
-            if embedded and other.test == task.test:
-                raise ValueError(f"--also {name}: has the problems that --task {args.task} is scored on; it must be another task")
-        args.eval_problems = min(args.eval_problems, len(task.test))
-        if args.plan:
-            config = EMBEDDED_CONFIG if embedded else Config.from_hf(read_json(path / "config.json"))
-            known = not embedded and (path / "tokenizer.json").exists()
-            longest = longest_prompt(tasks.Tokenizer(path), task) if known else 512
-            return print_plan(config, list(runs_of(args, config, root).values()), longest)
-        if embedded:
-            runs_of(args, EMBEDDED_CONFIG, root)  # a bad option should not cost the minutes of teaching
-            open_base(path, task, args)
-        config, tokenizer = Config.from_hf(read_json(path / "config.json")), tasks.Tokenizer(path)
-        longest = longest_prompt(tokenizer, task)
-        if longest + args.max_tokens > config.max_position_embeddings:
-            raise ValueError(
-                f"--max-tokens {args.max_tokens} after a prompt of {longest} exceeds the context of {config.max_position_embeddings}"
-            )
-        runs = runs_of(args, config, root)
-        if torchrun and args.device == "cuda":
-            torch.cuda.set_device(int(torchrun) % torch.cuda.device_count())  # a GPU for each
-        model = Transformer.from_pretrained(path, dtype=DTYPES[args.dtype], device=args.device)
-
-        def run_all(runs):
-            folder = next(iter(runs)).parent
-            folder.mkdir(parents=True, exist_ok=True)
-            with locked(folder / "settings.lock", wait=True):
-                claim_settings(runs)
-            for settings in runs.values():
-                settings["save_every"] = args.save_every  # not among those claimed: it changes no result
-            if failed := sweep(runs, model, tokenizer, task):
-                sys.exit(1 if PARENT else "\n".join(failed))
-
-        if args.layer == "probe":
-            return report(root, "probe", probe(model, tokenizer, task, next(iter(runs.values()))))  # the first seed's problems
-        command = [sys.executable, __file__, *(sys.argv[1:] if argv is None else argv), "--jobs", "1"]
-        environment = {**os.environ, "ONELAYER_PARENT": str(os.getpid()), "OMP_NUM_THREADS": str(threads)}
-        searches = args.layer in ("search", "auto")  # in folders of their own, whatever is done in this one
-        left = jobs if searches else sum(not is_done(folder) for folder in runs)
-        with helping(command, environment, max(0, min(jobs, left) - 1)):
-            if searches:
-                found = search(args, config, root, run_all)
-                report(root, "search", found)
-                if args.layer == "search":
-                    return
-                args.layer = str(found["layer"])
-                runs = runs_of(args, config, root)
-            run_all(runs)
-        if args.find_lr:
-            print("rate        full training, sampled score on the validation panel, mean over seeds")
-            for lr, score in mean_scores((folder, settings["lr"]) for folder, settings in runs.items()).items():
-                print(f"{lr:<10g}  {score:.3f}")
+        said = run_command(parse(argv), argv)
     except (ValueError, OSError) as error:
         fail(error)
-    print(f"{len(runs)} runs done in {root}" + (" (a smoke test: too short for its figures to mean much)" if args.quick else ""))
+    if not HELPER:
+        print(said)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, on_interrupt)
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit(130 if PARENT else "\nstopped; the same command carries on from here")
+        sys.exit("\nstopped; the same command carries on from here (a base is taught anew)")

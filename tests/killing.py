@@ -17,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import train  # noqa: E402
 
+train.SAVE_EVERY = train.SAVE_COST = 0  # after every step
+
 
 def die_at(n):
     """From here on this process dies at the n-th moment that something is written, renamed or removed."""
