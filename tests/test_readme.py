@@ -1,5 +1,6 @@
-"""The README against the recorded runs it speaks of."""
+"""README.md and tests/recorded/README.md against the records and the code they speak of."""
 
+import ast
 import contextlib
 import functools
 import io
@@ -12,214 +13,289 @@ import numpy as np
 import pytest
 
 import analyze
+import probe
 import train
 
 ROOT = Path(analyze.__file__).parent
-RECORDS = sorted(path.parent.name for path in ROOT.glob("tests/recorded/*/contribution.json"))
+RECORDED = ROOT / "tests/recorded"
 README = (ROOT / "README.md").read_text()
-WORDS = " ".join(README.split())
-BLOCKS = re.findall(r"<!-- python analyze\.py (.*?) \| (.*?) -->\n```\n(.*?)\n```", README, re.DOTALL)
-
-
-COMMANDS = sorted({command.split()[0] for command, _, _ in BLOCKS})
+RESULTS = (RECORDED / "README.md").read_text()
+BLOCKS = re.findall(r"<!-- python (.*?) \| (.*?) -->\n```\n(.*?)\n```", RESULTS, re.DOTALL)
+COMMANDS = sorted({command for command, _, _ in BLOCKS if command.startswith("analyze.py")})
+REAL = "real/qwen2.5-coder-0.5b"
 NUMBER = r"-?\d+\.\d+"
 
 
 def alike(text, other):
-    """Whether two texts are the same but for the last digit of some numbers: another processor rounds differently."""
+    """Whether two texts differ at most in the last digit of some numbers, as processors round."""
     if re.sub(NUMBER, "#", text) != re.sub(NUMBER, "#", other):
         return False
     pairs = zip(re.findall(NUMBER, text), re.findall(NUMBER, other))
     return all(abs(float(a) - float(b)) < 1.5 * 10 ** -len(a.partition(".")[2]) for a, b in pairs)
 
 
+def short(value, digits=2):
+    """.78, as the pages write 0.78; the sign is a real minus."""
+    return re.sub(r"^(−?)0\.", r"\1.", f"{value:.{digits}f}".replace("-", "−"))
+
+
+@functools.cache
+def record(name):
+    """(what contribution.json holds, rows by layer, runs, estimates of C) of a recorded sweep."""
+    found = json.loads((RECORDED / name / "contribution.json").read_text())
+    rows, runs = {row["layer"]: row for row in found["rows"]}, found["runs"]
+    return found, rows, runs, analyze.contributions(analyze.scores(runs))
+
+
 @pytest.fixture(scope="module")
-def record(tmp_path_factory):
-    """A function: what `python analyze.py FOLDER --out FOLDER` prints, and the folder that it wrote to instead."""
+def printed(tmp_path_factory):
+    """A function: what a command of the page prints, and the folder it wrote to instead."""
 
     @functools.cache
-    def reported(folder):
-        out, printed = tmp_path_factory.mktemp("record"), io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            analyze.main([str(ROOT / folder), "--out", str(out)])
-        return printed.getvalue(), out
+    def run(command):
+        program, *argv = shlex.split(command)
+        folders = [str(ROOT / each) for each in argv if each.startswith("tests/recorded")]
+        out, text = tmp_path_factory.mktemp("out"), io.StringIO()
+        with contextlib.redirect_stdout(text):
+            if program == "analyze.py":
+                analyze.main([folders[0], "--out", str(out)])
+            else:
+                probe.main(folders)
+        return text.getvalue().replace(f"{ROOT}/", ""), out
 
-    return reported
-
-
-@pytest.mark.parametrize("folder", COMMANDS)
-def test_a_record_gives_the_files_that_lie_beside_it(record, folder):
-    out = record(folder)[1]
-    files = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
-    assert len(files) == (3 * len(RECORDS) + 2 if folder == "tests/recorded" else 3)
-    for file in files:
-        assert alike((out / file).read_text(), (ROOT / folder / file).read_text()), file
+    return run
 
 
 @pytest.mark.parametrize("command, title, block", BLOCKS, ids=[title for _, title, _ in BLOCKS])
-def test_every_table_is_what_its_command_prints(record, command, title, block):
-    folder, out, same = shlex.split(command)
-    lines, height = record(folder)[0].splitlines(), len(block.splitlines())
-    assert out == "--out" and same == folder and any(alike("\n".join(lines[i : i + height]), block) for i in range(len(lines)))
+def test_every_table_is_what_its_command_prints(printed, command, title, block):
+    lines, height = printed(command)[0].splitlines(), len(block.splitlines())
+    assert any(alike("\n".join(lines[i : i + height]), block) for i in range(len(lines)))
 
 
-def test_what_is_said_of_the_first_table():
-    settings, runs, _ = analyze.read_runs(ROOT / "tests/recorded/math")
-    assert len(BLOCKS) > 8 and analyze.findings(settings, *analyze.summarize(settings, runs)) in WORDS
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_record_gives_the_files_that_lie_beside_it(printed, command):
+    out, folder = printed(command)[1], ROOT / command.split()[1]
+    files = [path.relative_to(out) for path in out.rglob("*") if path.is_file()]
+    assert len(files) >= 3
+    for file in files:
+        assert alike((out / file).read_text(), (folder / file).read_text()), file
 
 
-DOMAINS = {"math": "grpo", "code": "dr_grpo", "household": "gigpo"}
-
-
-@pytest.mark.parametrize("task", DOMAINS)
-def test_the_records_are_of_the_default_settings(task):
-    settings = json.loads((ROOT / f"tests/recorded/{task}/contribution.json").read_text())["settings"]
-    assert settings["task"] == task and settings["algo"] == DOMAINS[task]
-    for name in ("steps", "lr", "prompts", "group", "max_tokens", "eval_problems"):
-        assert settings[name] == train.EMBEDDED[task][name]
-
-
-def test_gigpo_against_grpo_in_the_readme():
-    for name, label in (("household", "`gigpo`"), ("household-grpo", "`grpo`")):
-        settings, runs, _ = analyze.read_runs(ROOT / "tests/recorded" / name)
-        full = next(row for row in analyze.summarize(settings, runs)[0] if row["layer"] == "full")
-        right = {
-            run["seed"]: sum(map(int, run["right"])) / run["samples"] / len(run["right"])
-            for run in runs
-            if run["layer"] == "full"
-        }
-        cells = [label, *(f"{right[seed]:.3f}" for seed in (0, 1, 2)), f"{full['score']:.3f} ± {full['score_se']:.3f}"]
-        assert f"| {' | '.join(cells)} | {full['greedy']:.3f} |" in README
-
-
-def test_every_interval_in_the_text_is_one_of_the_record(record):
-    prose = re.sub("```.*?```", "", README, flags=re.DOTALL)
-    number = r"([−-]?[0-9]*\.[0-9]{2})"
-    told = re.findall(rf"{number} \[{number}, {number}\]", " ".join(prose.split()))
-    printed = "".join(record(folder)[0] for folder in COMMANDS)
-    printed = {tuple(map(float, found)) for found in re.findall(rf"{number} \[{number}, {number}\]", printed)}
-    printed |= {(-value, -high, -low) for value, low, high in printed}  # "less by ..."
-    assert len(told) > 25
+def test_every_interval_in_the_prose(printed):
+    """Each "x [low, high]" is printed in a table, a C(k), or one of these differences."""
+    c, m, gigpo = record("code")[3], record("math")[3], []
+    for name in ("household", "household-grpo"):
+        gigpo.append(analyze.scores(record(name)[2])["full"])
+    known = [c["boost-4,5,6"] - c["boost-0,1,3"], c["4,5,6"] - c["mid-3"], gigpo[0] - gigpo[1]]
+    known += [each["mid-3"] - each["random-3"] for each in (c, m)]
+    known = [(each[0], *analyze.interval(each)) for each in known]
+    for path in RECORDED.glob("**/contribution.json"):
+        rows = json.loads(path.read_text())["rows"]
+        known += [(r["contribution"], r["low"], r["high"]) for r in rows if r["low"] is not None]
+    interval = r"(-?\d*\.\d+) \[(-?\d*\.\d+), (-?\d*\.\d+)\]"
+    for command in COMMANDS:
+        known += [[*map(float, found)] for found in re.findall(interval, printed(command)[0])]
+    known = np.array(known)
+    known = np.concatenate([known, -known[:, [0, 2, 1]]])  # "less by ..."
+    prose = re.sub("```.*?```", "", README + RESULTS, flags=re.DOTALL).replace("−", "-")
+    told = re.findall(interval, prose)
+    assert len(told) > 40
     for found in told:
-        value = tuple(float(text.replace("−", "-")) for text in found)
-        assert any(max(abs(a - b) for a, b in zip(value, one)) < 0.001 for one in printed), found
+        assert (np.abs(known - [*map(float, found)]).max(1) < 0.0065).any(), found
 
 
-def contributions(name, seeds=False):
-    """C by row name of a recorded sweep; with `seeds`, of each single layer one for every seed."""
-    settings, runs, _ = analyze.read_runs(ROOT / "tests/recorded" / name)
-    rows, draws, layers = analyze.summarize(settings, runs)
-    if not seeds:
-        return {row["layer"]: row["contribution"] for row in rows}, draws, layers
-    singles = [layer for layer in layers if layer.isdecimal()]
-    score = analyze.outcomes(runs, ["base", "full", *singles]).mean(2)
-    return (score[2:] - score[0]) / (score[1].mean() - score[0])
+def test_the_first_table_and_the_curves():
+    rows, table = record("math")[1], re.findall(r"^\| (base|full|norm|layer \d)\b.*", README, re.M)
+    assert table == ["base", "full", "norm", *(f"layer {k}" for k in range(8))]
+    for name in table:
+        row = rows[name.removeprefix("layer ")]
+        cells = re.search(rf"^\| {name}.*? \| (.*) \|$", README, re.M)[1].split(" | ")
+        told = [float(cell.split()[0]) for cell in cells]
+        real = [row[key] for key in ("score", "contribution", "greedy", "length")]
+        assert np.all(np.abs(np.subtract(told, real)) < [1e-3, 6.5e-3, 1e-3, 0.06]), name
+    header, _, *lines = re.search(r"\n(\| layer \| code .*?)\n\n", RESULTS, re.DOTALL)[1].split(
+        "\n"
+    )
+    for i, name in enumerate(header.strip("| ").split(" | ")[1:], 1):
+        for k, line in enumerate(lines):
+            told = line.strip("| ").split(" | ")[i]
+            assert told == short(record(name)[1][str(k)]["contribution"])
 
 
-def short(value):
-    return re.sub(r"^(−?)0\.", r"\1.", f"{value:.2f}".replace("-", "−"))
-
-
-def test_how_far_seeds_differ():
-    spread = [contributions(name, seeds=True).std(axis=1, ddof=1).mean() for name in ("math", "code", "household")]
-    told = f"standard deviation of {spread[0]:.3f} in arithmetic, {spread[1]:.3f} in code and {spread[2]:.2f} in the household"
-    assert told.replace(" 0.", " .") in WORDS
-
-
-def test_how_pairs_compare_with_closing_the_gap():
-    """C of a pair less 1 - (1 - C_a)(1 - C_b), averaged over pairs of neighbours, of layers four apart, and of the two ends."""
-    c, _, _ = contributions("math")
-    over = {
-        apart: np.mean([c[f"{a},{a + apart}"] - 1 + (1 - c[str(a)]) * (1 - c[str(a + apart)]) for a in range(8 - apart)])
-        for apart in (1, 4, 7)
-    }
-    assert abs(over[4]) < 0.005
-    assert f"neighbours stay {short(-over[1])} below that, layers four apart meet it" in WORDS
-    assert f"the first and the last exceed it by {short(over[7])}" in WORDS
-
-
-def test_pairs_after_a_third_of_the_steps():
-    """In units of full training's final gain: all 28 below the sum of both, and beyond the interval."""
-    settings, runs, _ = analyze.read_runs(ROOT / "tests/recorded/math")
-    pairs = [f"{a},{b}" for a in range(8) for b in range(a + 1, 8)]
-    layers = ["base", "full", *map(str, range(8)), *pairs]
-    (score, draws), (last, last_draws) = (analyze.bootstrap(analyze.outcomes(runs, layers, point=p)) for p in ("40", None))
-    c = (score - last[0]) / (last[1] - last[0])
-    drawn = (draws - last_draws[:, [0]]) / (last_draws[:, [1]] - last_draws[:, [0]])
-    at = [[layers.index(pair), *(layers.index(k) for k in pair.split(","))] for pair in pairs]
-    assert all(analyze.interval((drawn[:, i] - drawn[:, a] - drawn[:, b])[:, None])[1][0] < 0 for i, a, b in at)
-    sums = [c[a] + c[b] for _, a, b in at]
-    assert f"when the sums are {short(min(sums))} to {short(max(sums))} of full training's final gain" in WORDS
-
-
-def test_figures_of_the_claims(record):
-    """What stands in sentences, against the rows and printed tables that it is taken from."""
-    rows = {
-        (name, row["layer"]): row
-        for name in RECORDS
-        for row in json.loads((ROOT / f"tests/recorded/{name}/contribution.json").read_text())["rows"]
-    }
-    greedy = {layer: rows["math", layer]["greedy_contribution"] for layer in "02"}
-    assert f"({short(greedy['0'])} against {short(greedy['2'])} at the peak)" in WORDS
-    middle = [re.search(rf"{name}\n-+\n.*?\n +middle .*? (\d\.\d\d) \[[^]]*\] +0\.0%", record("tests/recorded")[0], re.DOTALL)[1]
-              for name in ("math", "code", "household")]  # fmt: skip
-    assert "loses {}, {} and {} of C".format(*(short(float(value)) for value in middle)) in WORDS
-    steps = [rows[name, layer]["contribution"] for name, layer in (("math-400-steps", "3"), ("math-rate-1e-3", "3"))]
-    assert f"({short(steps[0])} after 400 steps, one seed; {short(steps[1])} at twice the rate)" in WORDS
-    votes = re.search(r"\nmath\n-+\n.*?\nVoting\n(.*?)\n\n", record("tests/recorded")[0], re.DOTALL)[1].splitlines()
-    full, one, several = (line.split() for line in (votes[2], votes[3], votes[4]))
-    assert f"four voters: {short3(several[-4])} against {short3(full[-1])}" in WORDS
-    assert f"and {short3(one[-4])} of one layer's samples" in WORDS
-    lengths = [rows["code", layer]["length"] for layer in ("base", "full")]
-    assert f"({lengths[0]:.1f} to {lengths[1]:.1f} tokens)" in WORDS
-    cut = [rows["household", layer]["truncated"] for layer in ("full", "base")]
-    assert f"{cut[0]:.0%} of full training's episodes run out of steps instead of {cut[1]:.0%}".replace("%", " %") in WORDS
-
-
-def test_figures_of_the_real_model():
-    found = json.loads((ROOT / "tests/recorded/real/qwen2.5-coder-0.5b/contribution.json").read_text())
-    rows = {row["layer"]: row for row in found["rows"]}
+def sentences():
+    """What the pages say, with figures computed from the records."""
+    for pair in json.loads((RECORDED / "curves.json").read_text()):
+        others = ["math-short", "math-dr-grpo", "math-base-1", "math-rate-1e-3", "math-400-steps"]
+        if (
+            pair["b"] in others
+            and pair["a"] == "math"
+            or pair["a"] == "code"
+            and pair["b"] in ("math", "code-grpo")
+        ):
+            p = short(pair["p"], 3 if pair["p"] < 0.002 else 2)
+            yield f"{short(pair['spearman'])}, p = {p}"
+    sd = []
+    for name in ("math", "code", "household"):
+        _, _, runs, _ = record(name)
+        S = {(r["layer"], r["seed"]): sum(map(int, r["right"])) for r in runs}  # of equal panels
+        seeds = {seed for layer, seed in S if layer == "0"}
+        gain = np.mean([S["full", seed] for seed in seeds]) - S["base", 0]
+        sd.append(
+            np.std([[S[str(k), s] for s in seeds] for k in range(8)], 1, ddof=1).mean() / gain
+        )
+    yield f"{short(sd[0], 3)} in math, {short(sd[1], 3)} in code and {short(sd[2])} in the"
+    for name in ("math", "household", REAL):
+        moved = [run["change"] for run in record(name)[2] if run["layer"] == "full"]
+        c = analyze.curve(analyze.scores(record(name)[2]))
+        moved = [np.mean([change[k] for change in moved]) for k in c]
+        rho, p = analyze.correlate(c.values(), moved, analyze.ranks)
+        yield f"{short(rho)}, p = {short(p)}"
+        yield f"{max(moved) / min(moved):.1f} times"
+    rows = record("household")[1]
+    cut = [round(100 * rows[layer]["truncated"]) for layer in ("full", "base")]
+    yield f"{cut[0]} % of full training's episodes run out of steps instead of {cut[1]} %"
+    rows = record(REAL)[1]
     c = [rows[str(k)]["contribution"] for k in range(24)]
-    thirds = [short(sum(c[i : i + 8]) / 8) for i in (0, 8, 16)]
-    assert max(c) == c[11] and "the average is {}, {} and {}".format(*thirds) in WORDS
-    assert f"(layer 11: C {', '.join(short(rows['11'][f'contribution{at}']) for at in ('_step_10', '_step_20', ''))})" in WORDS
-    assert f"({short(rows['11']['greedy_contribution'])} for layer 11)" in WORDS
-    assert f"and greedily {short(rows['mid-4']['greedy_contribution'])}" in WORDS
+    yield "C averages {}, {} and {}".format(*(short(np.mean(c[i : i + 8])) for i in (0, 8, 16)))
+    along = [short(rows["11"][key]) for key in ("c_step_10", "c_step_20", "contribution")]
+    yield f"(layer 11: {', '.join(along)})"
+    for name in ("math", "math-short", REAL):
+        found, _, runs, _ = record(name)
+        text = analyze.voting(found["settings"], runs, analyze.scores(runs))
+        yield "{}, by chance {}".format(*re.search(r"0(\.\d+); by chance 0(\.\d+)", text).groups())
+    yield from of_pairs()
 
 
-def short3(text):
-    return re.sub(r"^0\.", ".", text)
+def of_pairs():
+    runs = record("math")[2]
+    pairs = analyze.pairs_in(record("math")[3])
+    runs = analyze.common(runs, {"full", *pairs, *map(str, range(8))})
+    score = analyze.scores(runs)
+    c = {name: each[0] for name, each in analyze.contributions(score).items()}
+    gap = [c[p] - 1 + np.prod([1 - c[k] for k in p.split(",")]) for p in pairs]
+    apart = np.array([int(p[2]) - int(p[0]) for p in pairs])
+    near, four, ends = (np.mean(np.array(gap)[apart == d]) for d in (1, 4, 7))
+    yield f"neighbours stay {short(-near)} below that, layers four apart meet it"
+    yield f"exceed it by {short(ends)}"
+    then = analyze.scores([{**run, **run["before"].get("40", {})} for run in runs])
+    early = {k: (s - score["base"]) / (score["full"] - score["base"]) for k, s in then.items()}
+    sums = [sum(early[k] for k in p.split(",")) for p in pairs]
+    assert abs(four) < 0.005 and len(pairs) == 28
+    assert all(analyze.interval(early[p] - s)[1] < 0 for p, s in zip(pairs, sums))
+    yield f"the sums are {short(min(s[0] for s in sums))} to {short(max(s[0] for s in sums))} of"
 
 
-def test_base_pass_rates():
-    recorded = json.loads((ROOT / "tests/recorded/real/pass-rates.json").read_text())
-    table = re.search(r"\n\| asked \|.*?\n\n", README, re.DOTALL)[0]
-    for figures in recorded.values():
-        for found in figures.values():
-            assert f"{found['sampled']:.3f} / {found['greedy']:.3f}" in table
-    assert table.count(" / ") == sum(map(len, recorded.values()))
+def test_figures_in_sentences():
+    text = " ".join(RESULTS.split())
+    for sentence in sentences():
+        assert sentence in text, sentence
+    for told in ("Spearman −.18, p = .77", "Spearman −.40, p = .50", ".46, p = .37"):
+        assert told in text.replace("of C and distance ", "") and told in README
+    for name, below in (("math", [0, 1, 4, 5, 6, 7]), ("code", [0, 1]), ("household", []),
+                        (REAL, [0, 1, 2, 4, 6, 8, *range(16, 24)])):  # fmt: skip
+        assert record(name)[0]["findings"]["below_peak"] == below
+    for path in RECORDED.glob("**/contribution.json"):  # "none is above it"
+        assert not json.loads(path.read_text())["findings"]["above_full"]
 
 
-def test_the_interval_of_gigpo_less_grpo():
-    (_, draws, layers), (_, others, other_layers) = contributions("household"), contributions("household-grpo")
-    difference = draws[:, layers.index("full")] - others[:, other_layers.index("full")]
-    low, high = (bound[0] for bound in analyze.interval(difference[:, None]))
-    assert f"(95 % interval over problems and seeds: {short(low)} to {short(high)})" in WORDS
+def test_rates_and_pass_rates():
+    for grid in json.loads((RECORDED / "rates.json").read_text()).values():
+        means = [np.mean(scores) for scores in grid["scores by rate, a seed each"].values()]
+        line = next(line for line in RESULTS.splitlines() if f"`{grid['command']}`" in line)
+        told = [float(digits) for digits in re.findall(r": (\.\d{3})", line)]
+        assert len(told) == len(means) and np.abs(np.array(told) - means).max() < 6e-4
+    rates = json.loads((RECORDED / "real/pass-rates.json").read_text())
+    table = re.search(r"\n\| asked \|.*?\n\n", RESULTS, re.DOTALL)[0]
+    for figures in (found for model in rates.values() for found in model.values()):
+        assert f"{figures['sampled']:.3f} / {figures['greedy']:.3f}" in table
 
 
-def test_the_grids_of_rates():
-    recorded = json.loads((ROOT / "tests/recorded/rates.json").read_text())
-    for grid in recorded.values():
-        assert grid["command"] in WORDS
-        means = [sum(scores) / len(scores) for scores in grid["scores by rate, a seed each"].values()]
-        digits = [re.findall(r"\.\d{3}", line) for line in README.splitlines()]
-        assert any(len(found) == len(means) and all(abs(float(f) - m) < 6e-4 for f, m in zip(found, means)) for found in digits)
+def commands(page):
+    """Every train.py command in a page's indented lines, shell functions and loops written out."""
+    text, functions = re.sub(r" *\\\n +", " ", page), {}
+    for line in re.findall(r"^    (\S.*?)(?:\s+#.*)?$", text, re.MULTILINE):
+        if define := re.match(r'(\w+)\(\) \{ (.*) "\$@"; \}$', line):
+            functions[define[1]] = define[2]
+        while loop := re.search(r"for (\w) in (.*?); do (.*?); done", line):
+            turns = [loop[3].replace(f"${loop[1]}", value) for value in loop[2].split()]
+            line = line.replace(loop[0], "; ".join(turns))
+        for part in re.split("&&|;", "" if define else line):
+            name, _, rest = part.strip().partition(" ")
+            if (command := f"{functions.get(name, name)} {rest}").startswith("python train.py "):
+                yield command
 
 
-def test_the_exercises_name_functions_and_tests_that_are_there():
-    for name, tests, chosen in re.findall(r"\| `(\w+\.\w+)`.*?pytest -q (tests/\w+\.py) -k \"(.*?)\"", README):
-        module, function = name.split(".")
-        assert re.search(rf"^def {function}\(", (ROOT / f"{module}.py").read_text(), re.MULTILINE)
-        found = re.findall(r"^def (test_\w+)", (ROOT / tests).read_text(), re.MULTILINE)
-        assert all(any(part in test for test in found) for part in chosen.split(" or "))
-    assert README.count("python -m pytest -q tests/test_rl.py -k") == 4
+@pytest.mark.parametrize("command", [*commands(README), *commands(RESULTS)])
+def test_commands_parse(command):
+    config = str(ROOT / "tests/configs/Qwen3-1.7B-Base")
+    args = train.parse(shlex.split(re.sub(r"--model \S+", f"--model '{config}'", command))[2:])
+    if "top-" not in args.layer:
+        assert train.specs_of(args, 24 if args.model else 8)
+
+
+def peak(name, spec, *options, memory=None):
+    """GiB that --plan expects; spec None: of the middle layer."""
+    argv = ["--model", str(ROOT / "tests/configs" / name), "--task", "x.jsonl", "--plan"]
+    args = train.parse([*argv, "--device", "cuda", "--recompute", *options])
+    config = train.Config.from_hf(train.read_json(args.model / "config.json"))
+    args.layer = spec or str(config.num_hidden_layers // 2)
+    (settings,) = train.runs_of(args, config, {}).values()
+    return train.account(config, settings, 512, memory and memory * 2**30)[1]["expected peak, GiB"]
+
+
+def test_what_fits():
+    table = re.findall(r"^\| (\S+) \| [\d,]+ M of .* M \| ([\d.]+) \| ([\d.]+) \|$", RESULTS, re.M)
+    assert len(table) == 6
+    for name, one, full in table:
+        assert abs(peak(name, None) - float(one)) < 0.06
+        assert abs(peak(name, "full") - float(full)) < 0.06
+    assert f"to {peak('Qwen3-8B-Base', None, '--prompts', '16', memory=24):.1f} GiB" in README
+    assert f"{peak('Qwen2.5-1.5B-Instruct', 'full'):.0f} GiB for a 1.5B model" in README
+
+
+def test_the_functions_named_and_the_reading_path():
+    modules = {path.stem: ast.parse(path.read_text()) for path in ROOT.glob("*.py")}
+    for module, name in re.findall(
+        r"`(tasks|model|rl|train|analyze)\.(?!py)(\w+)`", README + RESULTS
+    ):
+        assert re.search(rf"^(def |class |){name}\b", (ROOT / f"{module}.py").read_text(), re.M), (
+            name
+        )
+    total = 0
+    for file, read, lines in re.findall(r"^\| `(\w+)\.py` \| (.*?) \| (\d+) \|", README, re.M):
+        size = 0
+        for path in re.findall(r"`([\w.]+)`", read):
+            node = modules[file]
+            for part in path.split("."):
+                node = next(each for each in node.body if getattr(each, "name", None) == part)
+            size += node.end_lineno - min(n.lineno for n in (node, *node.decorator_list)) + 1
+        assert abs(size - int(lines)) <= max(5, 0.1 * size), f"{file}: {size} lines"
+        total += size
+    assert 450 < total < 650
+
+
+def test_links_lead_somewhere():
+    for page, text in ((ROOT / "README.md", README), (RECORDED / "README.md", RESULTS)):
+        for link in re.findall(r"\]\(([^)]+)\)", text):
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            assert target.exists(), link
+            target = target / "README.md" if target.is_dir() else target
+            titles = re.findall(r"^#+ (.*)$", target.read_text(), re.M) if anchor else []
+            anchors = {re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles}
+            assert not anchor or anchor in anchors, link
+
+
+def test_the_quick_start_and_the_size():
+    assert len(README) <= 15_000 and len(README.splitlines()) <= 220
+    for file, command in (("requirements", "python train.py --layer each && python analyze.py"),
+                          ("tests/requirements", "python -m pytest -q tests")):  # fmt: skip
+        assert f"\n    pip install -r {file}.txt && {command}\n" in README
+
+
+@pytest.mark.parametrize("task", ["math", "code", "household"])
+def test_the_records_are_of_the_default_settings(task):
+    settings = record(task)[0]["settings"]
+    assert settings["task"] == task
+    for name in ("steps", "lr", "prompts", "group", "max_tokens", "eval_problems"):
+        assert settings[name] == train.PRESETS[task][name]
