@@ -102,7 +102,7 @@ class Decoding:
         self.out = Rollout([list(prompt) for prompt in prompts], prompt_of)
         tokens, real = pad(prompts, uniform.device)  # (P, Tp)
         (P, Tp), x = tokens.shape, model.model.embed_tokens(tokens)  # (P, Tp, D)
-        self.tokens, self.logprobs = tokens.new_full((B, N), -1), uniform.new_zeros(B, N)
+        self.tokens, self.logprobs = tokens.new_zeros(B, N), uniform.new_zeros(B, N)
         self.hidden = x.new_empty(B, N if start else 0, x.shape[2])
         self.alive = torch.arange(B, device=x.device)  # (A,): completions that have not ended
         self.row = torch.tensor(prompt_of, device=x.device)  # (A,): the row that each is in
@@ -153,7 +153,7 @@ class Decoding:
         steps = 0  # since a tensor of the step was replaced
         for t in range(1, N):
             if (t - 1) % stride == 0:
-                ended = torch.isin(self.tokens[self.alive], self.ends).any(1)
+                ended = torch.isin(self.tokens[self.alive, :t], self.ends).any(1)
                 going = (~ended).nonzero()[:, 0]
                 if len(going) == 0:
                     break

@@ -109,6 +109,12 @@ def test_several_ending_tokens():
     assert not any(token in (3, 4, 20, 30, 40) for c in out.completions for token in c[:-1])
 
 
+@pytest.mark.parametrize("eos", [-1, 999])
+def test_an_id_that_no_token_has_ends_nothing(eos):
+    out = sampled(likes_to_end(tiny()), eos_id=eos, group_size=9, max_new_tokens=7)
+    assert all(out.truncated) and {len(completion) for completion in out.completions} == {7}
+
+
 def test_rows_that_leave_do_not_change_the_others():
     """What a row samples is the same whether or not ended rows left the batch before."""
     model = likes_to_end(tiny())
@@ -972,3 +978,22 @@ def test_training_goes_on_with_half_when_memory_runs_out(little_memory, capsys, 
     limit[0] = 1
     with pytest.raises(MemoryError):
         gradients(model, batch, advantages, trained, 2, budget=budget, **options)
+
+
+def test_what_succeeded_before_memory_ran_out_is_not_counted_twice(monkeypatch):
+    model = likes_to_end(tiny())
+    trained, batch, advantages = only(model, 2), sampled(model, start=2), torch.randn(12)
+    wanted, _ = gradients(model, batch, advantages, trained, 2)
+    calls, score = [], rl.score
+
+    def third_fails(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise MemoryError
+        return score(*arguments)
+
+    monkeypatch.setattr(rl, "score", third_fails)
+    got, _ = gradients(model, batch, advantages, trained, 2, budget={"training": 40})
+    assert len(calls) > 6
+    for a, b in zip(got, wanted):
+        assert (a - b).abs().max() <= 1e-5 * max(g.abs().max() for g in wanted) + 1e-7
