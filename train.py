@@ -643,7 +643,8 @@ def plan_of(args, config, runs, prompt_length):
     for name in next(iter(kinds.values())):
         lines.append(f"{name:26}" + "".join(f"{found[name]:>12,.2f}" for found in kinds.values()))
     lines.append(f"{len(runs)} runs, {hours:.1f} hours at {args.tflops:g} TFLOP/s (--tflops), with "
-                 f"prompts of {prompt_length} tokens and answers of --max-tokens.")  # fmt: skip
+                 f"prompts of {prompt_length} tokens and answers of --max-tokens, on {args.device} "
+                 f"in {args.dtype}.")  # fmt: skip
     for kind, found in kinds.items():
         if args.memory and found["expected peak, GiB"] * 2**30 > args.memory:
             needed = ", and C(k) needs it" if kind in ("base", "full") else ""
@@ -705,7 +706,7 @@ def options():
         ("also", several(str), [], "tasks to score on too: a.jsonl,household; of math sub,max,min"),
         ("algo", tuple(rl.ALGORITHMS), "grpo", None),
         ("runs", Path, Path("runs"), "folder for the runs"),
-        ("seeds", several(seed), [0, 1, 2], "one run each (of a checkpoint only 0)"),
+        ("seeds", several(seed), [0, 1, 2], "one run each (default of a checkpoint: 0)"),
         ("find-lr", several(positive), [], "train at each of these rates, score on validation"),
         ("steps", some, None, "optimizer steps of a run"),
         ("lr", positive, None, "learning rate, the same for full training and single layers"),
@@ -901,4 +902,5 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("\nstopped; the same command carries on from here (a base is taught anew)")
+        say("stopped; the same command carries on from here (a base is taught anew)")
+        sys.exit(130)
