@@ -649,6 +649,24 @@ def test_a_merged_checkpoint_is_the_model_that_was_evaluated(runs, command, give
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_prompt_lengths_are_of_what_the_model_sees(command, runs, given, monkeypatch):
+    """An agent's first prompt may be longer than its problem's text: the name of a game, say."""
+    task, tokenizer = tasks.load_task(given[3], False), tasks.Tokenizer(given[1])
+    start, more = task.start, "add 3 4 = " * 5
+
+    def longer(problem):
+        episode = start(problem)
+        episode.prompt = more + episode.prompt
+        return episode
+
+    task.start, task.max_turns = longer, 20
+    monkeypatch.setattr(tasks, "load_task", lambda *_: task)
+    args = train.parse(command(runs))
+    _, _, longest = train.open_task(args, Path(given[1]), train.EMBEDDED_CONFIG)
+    seen = tokenizer.encode([more + problem.prompt for problem in task.test[:8]])
+    assert longest == max(map(len, seen))
+
+
 def test_a_plan_counts_by_hand_and_touches_nothing(runs, command, capsys):
     """The embedded model: 8 layers of d 48, 4 x 16 query and 2 x 16 key widths, feed-forward 128."""
     layer = 48 * 64 + 2 * 48 * 32 + 64 * 48 + 3 * 48 * 128 + 2 * 48 + 2 * 16
