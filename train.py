@@ -412,7 +412,8 @@ def helping(helpers, argv):
     try:
         yield
     except BaseException:
-        stop.value = len(helpers) > 0
+        if helpers:  # or there is nobody to tell
+            stop.value = 1
         raise
     finally:
         for helper in helpers:
@@ -631,9 +632,10 @@ def account(config, settings, prompt_length, memory):
     }  # fmt: skip
 
 
-def plan_of(args, config, runs, prompt_length):
+def plan_of(args, config, runs, prompt_length=None):
     """What --plan prints: memory and work of the first run of each kind, and the hours of all."""
-    kinds, hours = {}, 0.0
+    kinds, hours, assumed = {}, 0.0, " (assumed)" if prompt_length is None else ""
+    prompt_length = prompt_length or 512
     for settings in runs.values():
         _, found = account(config, settings, prompt_length, args.memory)
         found["hours"] = (found["sampling, PFLOP"] + found["training, PFLOP"]) / args.tflops / 3.6
@@ -643,8 +645,8 @@ def plan_of(args, config, runs, prompt_length):
     for name in next(iter(kinds.values())):
         lines.append(f"{name:26}" + "".join(f"{found[name]:>12,.2f}" for found in kinds.values()))
     lines.append(f"{len(runs)} runs, {hours:.1f} hours at {args.tflops:g} TFLOP/s (--tflops), with "
-                 f"prompts of {prompt_length} tokens and answers of --max-tokens, on {args.device} "
-                 f"in {args.dtype}.")  # fmt: skip
+                 f"prompts of {prompt_length} tokens{assumed}, answers of --max-tokens, on "
+                 f"{args.device} in {args.dtype}.")  # fmt: skip
     for kind, found in kinds.items():
         if args.memory and found["expected peak, GiB"] * 2**30 > args.memory:
             needed = ", and C(k) needs it" if kind in ("base", "full") else ""
@@ -669,7 +671,7 @@ NOT_SETTINGS = "runs base seeds find_lr boost jobs memory tflops plan merge out"
 
 def fail(message):
     """The end of a command that cannot be done: one line, exit status 2."""
-    if not HELPER:  # which says the same
+    if not HELPER:  # its parent says the same
         print(f"train.py: {one_line(message)}", file=sys.stderr)
     sys.exit(2)
 
@@ -726,7 +728,7 @@ def options():
         ("device", str, None, "cpu | cuda (default: cuda for a checkpoint, where there is one)"),
         ("dtype", tuple(DTYPES), None, "default: bf16 on cuda, else fp32"),
         ("merge", Path, None, "a finished run, whose whole checkpoint goes to --out"),
-        ("out", Path, Path("merged"), "new folder for --merge"),
+        ("out", Path, None, "new folder for --merge (default: merged)"),
         ("quick", bool, False, "a smoke test: one seed, a third of the steps"),
         ("recompute", bool, False, "less memory for the backward pass, more time"),
         ("plan", bool, False, "print memory and work, and run nothing"),
@@ -754,6 +756,18 @@ def parse(argv):
         args.eval_problems = max(1, args.eval_problems // 3)
     args.device = args.device or ("cuda" if cuda and args.model else "cpu")
     args.dtype = args.dtype or ("bf16" if args.device == "cuda" else "fp32")
+    if args.find_lr and args.layer != "full":
+        fail("--find-lr goes with --layer full: full training chooses, every layer uses the same")
+    if args.boost is not None and (
+        args.layer != "each" or args.boost in ("", "full", "base", "norm")
+    ):
+        fail("--boost names layers, such as 3,5 or top-4, and goes without --layer")
+    if args.layer.startswith("boost"):
+        fail(f"--layer {args.layer}: say --boost 3,5")
+    if args.quick and args.model:
+        fail("--quick is for the embedded model; with --model, lower --steps and --eval-problems")
+    if args.out and not args.merge:
+        fail("--out goes with --merge RUN")
     args.layer = f"boost-{args.boost}" if args.boost else args.layer
     args.base = "" if args.model else f"base-{args.task}-{args.base_seed}"
     if args.device not in ("cpu", "cuda"):
@@ -829,7 +843,7 @@ def open_task(args, path, config):
 def run_command(args, argv):
     """Everything that a command does, in order; ValueError or OSError, one line, if it cannot."""
     if args.merge:
-        return merge(args.merge, args.out, args.model)
+        return merge(args.merge, args.out or Path("merged"), args.model)
     path = args.model or args.runs / args.base
     torchrun = os.environ.get("LOCAL_RANK")  # the number of this process, if torchrun started it
     jobs = args.jobs or (1 if args.model or torchrun else torch.get_num_threads())
@@ -838,7 +852,7 @@ def run_command(args, argv):
     config = Config.from_hf(read_json(path / "config.json")) if args.model else EMBEDDED_CONFIG
     runs = runs_of(args, config, {})  # a bad option should not cost the minutes of teaching
     if args.plan and (args.task == "math" or not (path / "tokenizer.json").exists()):
-        return plan_of(args, config, runs, 512)
+        return plan_of(args, config, runs)
     task, tokenizer, longest = open_task(args, path, config)
     if args.plan:
         return plan_of(args, config, runs_of(args, config, {}), longest)

@@ -299,3 +299,14 @@ def test_the_records_are_of_the_default_settings(task):
     assert settings["task"] == task
     for name in ("steps", "lr", "prompts", "group", "max_tokens", "eval_problems"):
         assert settings[name] == train.PRESETS[task][name]
+
+
+def test_the_runs_of_100_steps():
+    _, runs, *_ = analyze.read_runs(RECORDED / "real/sum-4-100-steps")
+    c = analyze.contributions(analyze.scores(runs))
+    told = []
+    for layer in ("11", "12"):
+        told.append("{}{} to {})".format(short(c[layer][0]) + (" (95 %: " if layer == "11" else " ("),
+                                         *map(short, analyze.interval(c[layer]))))  # fmt: skip
+    assert all(text in RESULTS for text in told), told
+    assert f"{short(c['11'][0])} (.67 to .82) after 100 steps" in README

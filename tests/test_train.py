@@ -217,6 +217,8 @@ def noting(tmp_path):
                 file.write(f"{{os.getpid()}} {{self.folder.name}}\\n")
             if "HANG" in os.environ:
                 train.rl.play = lambda *args, **options: time.sleep(1000)
+            if os.environ.get("FAIL") == self.folder.name:
+                raise FloatingPointError("as asked")
             run(self)
         train.Run.train = noted
         if __name__ == "__main__":
@@ -266,6 +268,20 @@ def test_four_processes_share_a_sweep_and_one_is_killed(runs, command, noting, t
     assert sorted(names) == sorted(folder.name for folder in runs.glob("*seed*"))
     assert [name for pid, name in begun() if pid == victim.pid] == names[-1:]
     assert same_runs(runs, tmp_path / "other")
+
+
+def test_a_run_that_failed_is_left_alone_by_the_other_processes(runs, command, noting):
+    """Once is enough for one command; the next one tries again."""
+    program, begun = noting
+    argv = [program, *command(runs, "--layer", "each", "--jobs", "2")]
+    assert begin(*argv, FAIL="layer-2-seed-0").wait(300) == 1
+    names = [name for _, name in begun()]
+    assert len(names) == len(set(names)) == 11 and len({pid for pid, _ in begun()}) == 2
+    assert "as asked" in (runs / "layer-2-seed-0" / "error.txt").read_text()
+    assert len(list(runs.glob("*/eval.json"))) == 10
+    assert begin(*argv).wait(300) == 0
+    assert [name for _, name in begun()][11:] == ["layer-2-seed-0"]
+    assert not (runs / "layer-2-seed-0" / "error.txt").exists()
 
 
 def test_torchrun_shares_a_sweep(runs, command, noting, tmp_path):
@@ -467,6 +483,10 @@ REFUSED = [
     (["--model", "nowhere"], "nowhere"), (["--model", "Qwen/Qwen3-0.6B"], "hf download"),
     (["--layer", "full", "--find-lr", "x"], "--find-lr"), (["--find-lr", "nan"], "--find-lr"),
     (["--find-lr", "1e-3,-1"], "--find-lr"), (["--find-lr", ""], "--find-lr"),
+    (["--find-lr", "1e-3", "--layer", "3"], "--find-lr"), (["--find-lr", "1e-3"], "--find-lr"),
+    (["--boost", "full"], "--boost"), (["--boost", ""], "--boost"),
+    (["--boost", "3", "--layer", "3"], "--boost"), (["--layer", "boost-3"], "--boost 3,5"),
+    (["--quick"], "--quick"), (["--out", "x"], "--merge"),
     (["--boost", "9"], "--layer 9"), (["--boost", "top-0"], "--layer top-0"),
     (["--layers", "each"], "--layer"), (["--unknown"], "--unknown"),
     (["--merge", "nowhere", "--out", "y"], "nowhere"), (["--layer", "top-0"], "--layer"),
