@@ -336,7 +336,7 @@ def compare(sweeps):
 # ---- Reading
 
 
-DAMAGED = (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError)
+DAMAGED = (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError, re.error)
 
 
 def read_json(path):

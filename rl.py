@@ -43,14 +43,9 @@ class Rollout:
     reward: list = field(default_factory=list)  # B floats: what was earned at once
 
     def append(self, other):
-        """Add another rollout of the same `start`; prompts that are equal are kept once."""
-        P, both = len(self.prompts), self.prompts + other.prompts
-        _, place = distinct(map(tuple, both))
-        self.prompts = list(dict(zip(place, both)).values())
-        hidden = self.prompt_hidden + other.prompt_hidden
-        self.prompt_hidden = list(dict(zip(place, hidden)).values())
-        self.prompt_of += [place[P + p] for p in other.prompt_of]
-        for name in vars(self).keys() - {"prompts", "prompt_of", "prompt_hidden"}:
+        """Add another rollout of the same `start`."""
+        self.prompt_of += [len(self.prompts) + p for p in other.prompt_of]
+        for name in vars(self).keys() - {"prompt_of"}:
             getattr(self, name).extend(getattr(other, name))
 
 
@@ -464,11 +459,8 @@ class Optimizer:
         return {f"{kind}.{name}": t for name, state in states.items() for kind, t in state.items()}
 
     def load(self, tensors):
-        """Go on from such tensors. KeyError or RuntimeError (a shape) before anything changes."""
-        own = self.tensors()
-        if wrong := [name for name, tensor in own.items() if tensors[name].shape != tensor.shape]:
-            raise RuntimeError(f"{wrong[0]} is of another shape")
-        for name, tensor in own.items():
+        """Go on from such tensors."""
+        for name, tensor in self.tensors().items():
             tensor.copy_(tensors[name])
         self.round()
 

@@ -16,6 +16,7 @@ import operator
 import platform
 import random
 import re
+import runpy
 import struct
 import subprocess
 import sys
@@ -204,7 +205,7 @@ def code():
 
 
 # ---- Machinery: the lesson ends here. Below are files of problems, tokens and chat formats, the
-# grader of answers, the sandbox for programs, the household and ALFWorld.
+# grader of answers, the sandbox for programs, and the household.
 
 
 def one_line(text):
@@ -322,21 +323,26 @@ def from_file(path, instruction=None):
         raise ValueError(f"--instruction goes with questions, and {path} asks for programs")
     read, grade = (read_program, grade_program) if programs else (read_question, grade_answer)
     instruction = INSTRUCTION if instruction is None else instruction
-    same = {}  # the answers to each prompt
+    answers = {}  # all that are given to a prompt
     for place, row in rows.items():
         problem = read(row, place, *known[0], instruction)
-        same.setdefault(problem.prompt, set()).add(problem.answer)
-    problems = []
-    for prompt, answers in same.items():
-        answer = max(answers, key=str)
-        if all(any(math_equal(a, b) for a in other for b in answer) for other in answers):
-            problems.append(Problem(prompt, answer))
-    if len(problems) < len(same):
+        answers.setdefault(problem.prompt, set()).add(problem.answer)
+    once = {prompt: given for prompt, (*given,) in answers.items() if len(given) == 1}
+    problems = [Problem(prompt, answer) for prompt, (answer,) in once.items() if answer]
+    if len(problems) < len(answers):
         why = "no final answer, two that differ, or a test of another form"
-        print(one_line(f"{path}: left out {len(same) - len(problems)} of {len(same)}: {why}"))
+        print(one_line(f"{path}: left out {len(answers) - len(problems)} of {len(answers)}: {why}"))
     test, validation, train = split(problems, path)
     start = functools.partial(Question, grade=grade)
     return Task(validation, test, in_epochs(train), start, train=tuple(train))
+
+
+def from_python(path, argument):
+    """A Task of your own: what `load(argument)` in a Python file returns, for FILE.py:ARGUMENT."""
+    names = runpy.run_path(path)
+    if "load" not in names:
+        raise ValueError(f"--task {path}: it must define load(argument), which returns a Task")
+    return names["load"](argument)
 
 
 def by_hash(problems):
@@ -377,13 +383,14 @@ def load_task(spec, embedded=True, instruction=None):
         raise ValueError(f"--instruction goes with questions from a file, not with --task {spec}")
     if spec == "household":
         return household(english=not embedded)
-    if spec.startswith("alfworld:"):
-        return alfworld(spec.removeprefix("alfworld:"))
+    file, _, argument = spec.partition(":")
+    if file.endswith(".py"):
+        return from_python(file, argument)
     if embedded and spec == "code":
         return code()
     if embedded and spec in ("math", "math-short", *SKILLS):
         return arithmetic(spec if spec in SKILLS else "add", short=spec == "math-short")
-    why = "must be household, alfworld:FOLDER or a .jsonl or .json file"
+    why = "must be household, FILE.py or a .jsonl or .json file"
     if embedded:
         why += ", or the embedded model's math, math-short or code"
     if spec == "gsm8k":
@@ -749,7 +756,7 @@ def atom(tokens):
 # and the file with the answers, if they pay. So the program is locked in: before its first line its
 # process gives up all system calls but those that compute, sleep and use files already open. And it
 # is asked for values, never for a verdict: it is told the calls (`f(3)`), not what they should
-# give, and reports plain data, at most 64 KB, which is compared where the program is not.
+# give, and reports Python literals, at most 64 KB each, which are compared where it is not.
 #
 # This holds on Linux (x86_64, aarch64), for any user. Without the kernel's filter (a warning says
 # so) limits still keep files, sockets and processes away, but what our user may delete, rename or
@@ -784,32 +791,17 @@ def seccomp_filter() -> bytes:
     return b"".join(struct.pack("HBBI", *instruction) for instruction in code)
 
 
-# The next four functions are what the child runs; it gets their source.
-def plain_types() -> dict:
-    """{name: (type, its value's parts or digits, the value again)}: all that may leave a child."""
-    utf8 = "utf-8", "surrogatepass"
-    kinds = [
-        (type(None), lambda _: "", lambda _: None),
-        (bool, lambda b: "1" * b, bool),
-        (float, float.hex, float.fromhex),
-        (int, lambda i: int.__format__(i, "x"), lambda h: int(h, 16)),
-        (bytes, bytes.hex, bytes.fromhex),
-        (str, lambda s: str.encode(s, *utf8).hex(), lambda h: bytes.fromhex(h).decode(*utf8)),
-        (complex, lambda z: [z.real, z.imag], lambda parts: complex(*parts)),
-        *((kind, kind.__iter__, kind) for kind in (list, tuple, set)),
-        (dict, dict.items, lambda items: {key: value for key, value in items}),
-    ]
-    return {kind.__name__: (kind, apart, together) for kind, apart, together in kinds}
-
-
-def pack(value) -> str:
-    """Plain data as words, "int:ff" or "list:*2" and its items; a Counter as the dict it is."""
-    name = next(name for name in PLAIN if isinstance(value, PLAIN[name][0]))
-    parts = PLAIN[name][1](value)
-    if not isinstance(parts, str):
-        parts = [pack(part) for part in parts]
-        parts = " ".join([f"*{len(parts)}", *parts])
-    return f"{name}:{parts}"
+# The next three functions are what the child runs; it gets their source.
+def plain(value):
+    """The value in Python's own types, whose repr is a literal; a Counter as the dict it is."""
+    if isinstance(value, dict):
+        return {plain(key): plain(item) for key, item in dict.items(value)}
+    for kind in (list, tuple, set):
+        if isinstance(value, kind):
+            return kind(map(plain, kind.__iter__(value)))
+    if type(value) in (type(None), bool, int, float, complex, str, bytes):
+        return value
+    raise TypeError(type(value))
 
 
 def lock(filter_code, memory, seconds, output) -> bool:
@@ -864,24 +856,16 @@ def child():
     exec(setup, module.__dict__)
     for call in calls:
         try:
-            value = pack(eval(call, module.__dict__)).encode()
+            value = repr(plain(eval(call, module.__dict__))).encode()
         except BaseException:
             value = b""
         os.write(report, (value if len(value) < limit else b"") + b"\n")
     os._exit(0)  # whatever else the program has planned
 
 
-CHILD = "\n".join(map(inspect.getsource, (plain_types, pack, lock, child)))
-CHILD += "\nPLAIN = plain_types()\nchild()"
-PLAIN, FILTER = plain_types(), seccomp_filter()
-
-
-def unpack(words, depth=100):
-    """Undo `pack`, given an iterator of words; forged ones give plain data or an exception."""
-    name, text = next(words).split(":")
-    if text[:1] == "*" and depth:
-        text = [unpack(words, depth - 1) for _ in range(int(text[1:]))]
-    return PLAIN[name][2](text)
+CHILD = "\n".join(map(inspect.getsource, (plain, lock, child))) + "\nchild()"
+FILTER = seccomp_filter()
+PARSING = threading.Lock()  # Python's parser fails in two threads at once (its issue 106905)
 
 
 def run_calls(program, calls, *, setup="", timeout=5.0, memory_mb=256) -> list:
@@ -901,16 +885,17 @@ def run_calls(program, calls, *, setup="", timeout=5.0, memory_mb=256) -> list:
         process.communicate(marshal.dumps((modules, setup, program, calls, *limits)))
         alarm.cancel()
         report.seek(0)
-        status, *lines = report.read().decode("latin-1").split("\n")
+        status, *lines = report.read().decode(errors="replace").split("\n")
     if status != "locked":
         why = "no system-call filter here" if status == "open" else "a child did not start in time"
         warnings.warn(f"sandbox: {why}")
     values = [[] for _ in calls]
     for value, line in zip(values, lines):
         try:
-            value.append(unpack(iter(line[:LIMIT].split())))
+            with PARSING:
+                value.append(ast.literal_eval(line[:LIMIT]))
         except Exception:
-            pass  # not packed by us
+            pass  # no plain data
     return values
 
 
@@ -920,7 +905,9 @@ def read_test(test):
         call, expected = test
         return call, lambda value: value == expected
     try:
-        match ast.parse(test).body:
+        with PARSING:
+            body = ast.parse(test).body
+        match body:
             case [ast.Assert(ast.Compare(ast.Call() as call, [ast.Eq()], [literal]))]:
                 expected = ast.literal_eval(literal)
                 return ast.unparse(call), lambda value: value == expected
@@ -1152,85 +1139,4 @@ def household(english=False):
         draw=lambda seed, step, n: panel(f"train {seed} {step}", n),
         start=lambda problem: Household(problem.answer, english=english),
         demonstrate=demonstrate_episode, vocabulary=HOUSEHOLD_WORDS,
-    )  # fmt: skip
-
-
-# ---- ALFWorld
-
-
-@functools.cache
-def hasten_textworld():
-    """Keep what ALFWorld's engine would compute again and again: the translation of a game, also
-    without a planner, and how its grammar's few rules are parsed.
-    """
-    import fast_downward
-    from tatsu.contexts import ParseContext
-
-    translate = functools.lru_cache(1)(fast_downward.pddl2sas)
-    fast_downward.pddl2sas = lambda domain, problem, **_: translate(domain, problem)
-    ParseContext.parse = functools.lru_cache(256)(ParseContext.parse)
-
-
-def new_engine():
-    """What plays ALFWorld's games, put together as the package does it."""
-    import textworld
-    from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
-    from textworld.envs import PddlEnv
-
-    hasten_textworld()
-    return AlfredDemangler(PddlEnv(textworld.EnvInfos(won=True, admissible_commands=True)))
-
-
-class AlfworldGame(Household):
-    """A game file as a Household in which ALFWorld says what is seen and can be done."""
-
-    observation = admissible = solved = None  # as the last step left them
-    idle = []  # engines between two games: each has loaded a library that cannot be unloaded
-    lock = threading.Lock()  # all engines share one parser, which two threads would confuse
-
-    def __init__(self, path, max_steps=50):
-        self.history, self.max_steps, self.english = [], max_steps, True
-        self.engine = self.idle.pop() if self.idle else new_engine()
-        self.engine.load(path)
-        state = self.engine.reset()
-        _, self.observation, task = state["feedback"].split("\n\n")  # the first part is a welcome
-        self.task = task.removeprefix("Your task is to: ").rstrip(".")
-        self.admissible, self.solved = state["admissible_commands"], state["won"]
-
-    def act(self, action):
-        with self.lock:
-            state, _, _ = self.engine.step(action)
-        self.observation = state["feedback"].strip()
-        self.admissible, self.solved = state["admissible_commands"], state["won"]
-
-    def close(self):
-        self.idle.append(self.engine)
-
-
-def alfworld(folder):
-    """ALFWorld's games in or below `folder`: those in its train, valid_seen and valid_unseen train,
-    validate and test; where one of these has none, all are split as problems from a file are.
-    A Problem's `prompt` is here only the game's name.
-    """
-    games = []
-    for path in Path(folder).rglob("game.tw-pddl"):
-        name = path.relative_to(folder).as_posix()
-        try:
-            solvable = json.loads(path.read_text(encoding="utf-8"))["solvable"]
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path}: not a game of ALFWorld's") from None
-        if solvable and "movable" not in name and "Sliced" not in name:  # as the package chooses
-            games.append(Problem(name, str(path)))
-    if not games:
-        raise ValueError(f"--task alfworld:{folder}: no solvable game.tw-pddl in or below it")
-    try:
-        AlfworldGame.idle.append(new_engine())
-    except ImportError:
-        raise ValueError("--task alfworld: needs a package: pip install alfworld") from None
-    names = "valid_unseen", "valid_seen", "train"
-    parts = [[g for g in games if name in Path(g.prompt).parts] for name in names]
-    test, validation, train = map(by_hash, parts) if all(parts) else split(games, folder)
-    return Task(
-        validation, test, in_epochs(train), lambda game: AlfworldGame(game.answer), tuple(train),
-        max_turns=50,
     )  # fmt: skip

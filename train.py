@@ -20,14 +20,15 @@ import hashlib
 import itertools
 import json
 import math
-import multiprocessing
 import os
 import platform
 import random
+import select
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -101,7 +102,6 @@ def freeze_all_but(model, spec, seed=0):
 WARMUP = 5  # steps over which the learning rate rises
 BOOST = 2  # times the learning rate, as in the paper: 1e-5 for 5e-6
 SAVE_EVERY, SAVE_COST = 30, 20  # seconds between checkpoints, or this many times what one took
-stop = multiprocessing.RawValue("b", 0)  # 1 after Ctrl-C, in all processes: save, and end
 
 
 class Run:
@@ -345,15 +345,17 @@ def teach_base(path, task, seed, steps, batch):
 # The lesson ends here. What follows is machinery: runs shared between processes, files that are
 # never half-written, the account of memory and work, and the command line.
 
-HELPER = None  # in a process that another train.py started to share its runs: that process
+HELPER = "ONE_LAYER_HELPER" in os.environ  # whether another train.py started us to share its runs
+stop = threading.Event()  # set by Ctrl-C: save, and end
 
 
 def stopping():
-    return stop.value or HELPER and not HELPER.is_alive()
+    """Whether to end early; a helper does so once its standard input closes."""
+    return stop.is_set() or HELPER and select.select([sys.stdin], [], [], 0)[0]
 
 
 def progress(total, unit, name, **options):
-    return tqdm(total=total, unit=unit, desc=name, disable=bool(HELPER), **options)
+    return tqdm(total=total, unit=unit, desc=name, disable=HELPER, **options)
 
 
 def sweep(runs, prepare):
@@ -402,22 +404,25 @@ def is_over(folder):
 
 @contextlib.contextmanager
 def helping(helpers, argv):
-    """Within this block `helpers` more processes run the same command, and so share its runs."""
-    spawn = multiprocessing.get_context("spawn")
-    helpers = [spawn.Process(target=help_with, args=(argv, stop)) for _ in range(helpers)]
-    ours = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: for them `stop` is enough
-    for helper in helpers:
-        helper.start()
-    signal.signal(signal.SIGINT, ours)
+    """Within this block `helpers` more processes run the same command, and so share its runs.
+
+    They end when their standard input closes, be it that we close it or that we are killed.
+    """
+    options = {
+        "env": {**os.environ, "ONE_LAYER_HELPER": "1"}, "stdin": subprocess.PIPE,
+        "stdout": subprocess.DEVNULL, "start_new_session": True,  # Ctrl-C is for us alone
+    }  # fmt: skip
+    command = [sys.executable, sys.argv[0], *argv]
+    helpers = [subprocess.Popen(command, **options) for _ in range(helpers)]
     try:
         yield
     except BaseException:
-        if helpers:  # or there is nobody to tell
-            stop.value = 1
+        for helper in helpers:
+            helper.stdin.close()
         raise
     finally:
         for helper in helpers:
-            helper.join()
+            helper.wait()
 
 
 def search(args, config, digests, do_all):
@@ -427,7 +432,7 @@ def search(args, config, digests, do_all):
     Scored on the validation panel, in --runs/search-STEPS. Returns {"layer", "rounds": [{"steps",
     "scores"}], "steps": of all rounds and seeds, "seeds"}.
     """
-    layers, rounds, total = list(map(str, range(config.num_hidden_layers))), [], 0
+    layers, rounds = list(map(str, range(config.num_hidden_layers))), []
     while len(layers) > 1:
         steps = max(1, args.steps >> (len(layers) - 1).bit_length())
         changed = {"runs": args.runs / f"search-{steps}", "steps": steps, "find_lr": [args.lr]}
@@ -435,8 +440,8 @@ def search(args, config, digests, do_all):
         do_all(runs)
         scores = mean_scores(runs, "layer")
         rounds.append({"steps": steps, "scores": scores})
-        total += steps * len(runs)
         layers = sorted(layers, key=lambda k: -scores[k])[: (len(layers) + 1) // 2]
+    total = sum(r["steps"] * len(r["scores"]) for r in rounds) * len(args.seeds)
     return {"layer": int(layers[0]), "rounds": rounds, "steps": total, "seeds": args.seeds}
 
 
@@ -444,24 +449,13 @@ def mean_scores(runs, setting):
     """The mean score of finished runs, folder -> settings, that agree in this setting."""
     found = {}
     for folder, settings in runs.items():
+        if not is_done(folder):
+            raise ValueError(f"{folder} is not done; first run --layer each")
         score = read_json(folder / "eval.json").get("score")
         if not isinstance(score, float):
             raise ValueError(f"{folder / 'eval.json'}: score is missing, so it is damaged")
         found.setdefault(settings[setting], []).append(score)
     return {value: sum(scores) / len(scores) for value, scores in found.items()}
-
-
-def top_layers(spec, num_layers, args):
-    """The layers of "top-K": those that scored best alone, over the same seeds, as in "3,5"."""
-    k = int(spec[4:]) if is_count(spec[4:]) else 0
-    if not 0 < k <= num_layers:
-        raise ValueError(f"--layer {spec}: K must be from 1 to {num_layers}")
-    runs = {args.runs / f"layer-{layer}-seed-{seed}": {"layer": layer}
-            for layer in range(num_layers) for seed in args.seeds}  # fmt: skip
-    if missing := [folder for folder in runs if not is_done(folder)]:
-        raise ValueError(f"--layer {spec}: {missing[0]} is not done; first run --layer each")
-    scores = mean_scores(runs, "layer")
-    return ",".join(map(str, sorted(sorted(scores, key=lambda k: -scores[k])[:k])))
 
 
 # ------------------------------------------------------------------------------- files
@@ -557,29 +551,18 @@ def digest_of(paths, texts=()):
     return digest.hexdigest()[:16]
 
 
-def merge(run, out, model=None):
-    """Write the whole checkpoint that a run evaluated: its model, with what trained in place.
-
-    ValueError, one line, where the run is not finished, `out` exists, or the tensors do not fit.
-    """
-    tensors = run / "layer.safetensors"
-    if not is_done(run) or not tensors.exists():
-        raise ValueError(f"--merge {run}: not a finished run with eval.json and layer.safetensors")
-    if out.exists():
-        raise ValueError(f"--out {out}: is there already; choose a new folder")
+def merge(run, out):
+    """Write the whole checkpoint that a run evaluated: its model, with what trained in place."""
     settings = read_json(run / "config.json")["settings"]
-    source = Path(model or run.parent / settings["model"])
-    merged = Transformer.from_pretrained(source, dtype=DTYPES[settings["dtype"]])
+    source, ignored = run.parent / settings["model"], (".*", "*.safetensors*", "*.bin")
+    model = Transformer.from_pretrained(source, dtype=DTYPES[settings["dtype"]])
     try:
-        merged.load_state_dict({**merged.state_dict(), **load_file(tensors)})
+        model.load_state_dict({**model.state_dict(), **load_file(run / "layer.safetensors")})
     except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{tensors} does not fit {source} ({error})") from None
+        raise ValueError(f"{run}/layer.safetensors does not fit {source} ({error})") from None
     with written_beside(out) as part:
-        part.mkdir()
-        for file in sorted(source.iterdir()):
-            if file.suffix in (".json", ".jinja", ".txt") and not file.name.startswith("model."):
-                shutil.copyfile(file, part / file.name)
-        merged.save_pretrained(part)
+        shutil.copytree(source, part, ignore=shutil.ignore_patterns(*ignored))
+        model.save_pretrained(part)
     return f"written: {out}"
 
 
@@ -671,7 +654,7 @@ NOT_SETTINGS = "runs base seeds find_lr boost jobs memory tflops plan merge out"
 
 def fail(message):
     """The end of a command that cannot be done: one line, exit status 2."""
-    if not HELPER:  # its parent says the same
+    if not HELPER:  # who started it says the same
         print(f"train.py: {one_line(message)}", file=sys.stderr)
     sys.exit(2)
 
@@ -694,6 +677,22 @@ def several(read):
     return lambda text: list(dict.fromkeys(read(part) for part in text.split(",")))
 
 
+def device(text):
+    """An argparse type."""
+    if text not in ("cpu", "cuda"):
+        why = f"must be cpu or cuda, not {text!r}; CUDA_VISIBLE_DEVICES=1 chooses another GPU"
+        raise argparse.ArgumentTypeError(why)
+    return text
+
+
+def folder(text):
+    """An argparse type."""
+    if not Path(text).is_dir():
+        why = f"{text}: no such folder; hf download NAME --local-dir DIR makes one"
+        raise argparse.ArgumentTypeError(why)
+    return Path(text)
+
+
 def options():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.error = fail
@@ -702,8 +701,8 @@ def options():
         ("layer", str, "each", "5 | 3,5 | full | norm | base | mid-4 | top-4 | random-4 | each "
                                "| every-4 | pairs | search"),
         ("boost", str, None, "train everything, and these layers (3,5 | top-4) at twice the rate"),
-        ("model", Path, None, "checkpoint in Hugging Face format; without it, the embedded model"),
-        ("task", str, "math", "math | math-short | code | household | alfworld:FOLDER | a file"),
+        ("model", folder, None, "checkpoint in Hugging Face format (default: the embedded model)"),
+        ("task", str, "math", "math | math-short | code | household | a file of problems | a .py"),
         ("instruction", str, None, "what every question of a file ends with"),
         ("also", several(str), [], "tasks to score on too: a.jsonl,household; of math sub,max,min"),
         ("algo", tuple(rl.ALGORITHMS), "grpo", None),
@@ -725,11 +724,10 @@ def options():
         ("jobs", some, None, "processes that share the runs (embedded model: one a core)"),
         ("memory", positive, None, "GiB to stay within (default: what is free on the GPU)"),
         ("tflops", positive, 10.0, "sustained rate that --plan takes hours from"),
-        ("device", str, None, "cpu | cuda (default: cuda for a checkpoint, where there is one)"),
+        ("device", device, None, "cpu | cuda (default: of a checkpoint cuda, if there is one)"),
         ("dtype", tuple(DTYPES), None, "default: bf16 on cuda, else fp32"),
         ("merge", Path, None, "a finished run, whose whole checkpoint goes to --out"),
-        ("out", Path, None, "new folder for --merge (default: merged)"),
-        ("quick", bool, False, "a smoke test: one seed, a third of the steps"),
+        ("out", Path, Path("merged"), "new folder for --merge"),
         ("recompute", bool, False, "less memory for the backward pass, more time"),
         ("plan", bool, False, "print memory and work, and run nothing"),
     ):  # fmt: skip
@@ -751,33 +749,17 @@ def parse(argv):
     parser.set_defaults(**(CHECKPOINT if args.model else PRESETS[args.task]))
     args = parser.parse_args(argv)
     args.eval_problems = args.eval_problems or 8 * args.prompts
-    if args.quick:
-        args.seeds, args.steps = args.seeds[:1], max(1, args.steps // 3)
-        args.eval_problems = max(1, args.eval_problems // 3)
     args.device = args.device or ("cuda" if cuda and args.model else "cpu")
     args.dtype = args.dtype or ("bf16" if args.device == "cuda" else "fp32")
+    args.base = "" if args.model else f"base-{args.task}-{args.base_seed}"
     if args.find_lr and args.layer != "full":
         fail("--find-lr goes with --layer full: full training chooses, every layer uses the same")
-    if args.boost is not None and (
-        args.layer != "each" or args.boost in ("", "full", "base", "norm")
-    ):
-        fail("--boost names layers, such as 3,5 or top-4, and goes without --layer")
-    if args.layer.startswith("boost"):
-        fail(f"--layer {args.layer}: say --boost 3,5")
-    if args.quick and args.model:
-        fail("--quick is for the embedded model; with --model, lower --steps and --eval-problems")
-    if args.out and not args.merge:
-        fail("--out goes with --merge RUN")
-    args.layer = f"boost-{args.boost}" if args.boost else args.layer
-    args.base = "" if args.model else f"base-{args.task}-{args.base_seed}"
-    if args.device not in ("cpu", "cuda"):
-        fail(f"--device {args.device}: say cpu or cuda; CUDA_VISIBLE_DEVICES=1 chooses another GPU")
+    if args.boost is not None:
+        if args.layer != "each" or args.boost in ("", "full", "base", "norm"):
+            fail("--boost names layers, such as 3,5 or top-4, and goes without --layer")
+        args.layer = f"boost-{args.boost}"
     if args.device == "cuda" and not cuda and not args.plan:
         fail("--device cuda is not there; this machine has --device cpu")
-    if args.runs.exists() and not args.runs.is_dir():
-        fail(f"--runs {args.runs} is a file; it must be a folder, new or of such runs")
-    if args.model and not args.model.is_dir():
-        fail(f"--model {args.model}: no such folder; hf download NAME --local-dir DIR makes one")
     if args.memory:
         args.memory *= 2**30
     elif args.device == "cuda" and cuda:
@@ -792,12 +774,15 @@ def specs_of(args, num_layers):
         return list(map(",".join, itertools.combinations(each, 2)))
     if args.layer in ("each", "search") or name == "every" and is_count(k) and int(k):
         return ["base", "full", "norm", *dict.fromkeys([*each[:: int(k or 1)], each[-1]])]
-    spec = args.layer.removeprefix("boost-")
-    if spec.startswith("top-"):
-        spec = top_layers(spec, num_layers, args)
+    boost = "boost-" * (name == "boost")
+    spec = args.layer.removeprefix(boost)
+    if spec.startswith("top-") and is_count(k := spec[4:]) and 0 < int(k) <= num_layers:
+        runs = {args.runs / f"layer-{layer}-seed-{seed}": {"layer": layer}
+                for layer in each for seed in args.seeds}  # fmt: skip
+        scores = mean_scores(runs, "layer")
+        spec = ",".join(sorted(each, key=lambda layer: -scores[layer])[: int(k)])
     layers = layers_of(spec, num_layers)
-    spec = ",".join(map(str, layers)) if spec[0].isdecimal() else spec  # 5,3 is 3,5
-    return ["boost-" * args.layer.startswith("boost-") + spec]
+    return [boost + (",".join(map(str, layers)) if spec[0].isdecimal() else spec)]  # 5,3 is 3,5
 
 
 def runs_of(args, config, digests, specs=None):
@@ -843,7 +828,7 @@ def open_task(args, path, config):
 def run_command(args, argv):
     """Everything that a command does, in order; ValueError or OSError, one line, if it cannot."""
     if args.merge:
-        return merge(args.merge, args.out or Path("merged"), args.model)
+        return merge(args.merge, args.out)
     path = args.model or args.runs / args.base
     torchrun = os.environ.get("LOCAL_RANK")  # the number of this process, if torchrun started it
     jobs = args.jobs or (1 if args.model or torchrun else torch.get_num_threads())
@@ -890,15 +875,7 @@ def run_command(args, argv):
 def on_interrupt(*_):
     """The first Ctrl-C lets the step end, and saves; a second one stops at once."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    stop.value = 1
-
-
-def help_with(argv, stopped):
-    """What a helper process does: the same command, until there is nothing left to do."""
-    global HELPER, stop
-    HELPER, stop = multiprocessing.parent_process(), stopped
-    with contextlib.suppress(KeyboardInterrupt):
-        main(argv)
+    stop.set()
 
 
 def main(argv=None):

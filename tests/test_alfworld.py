@@ -7,7 +7,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import alfworld_task
 import pytest
+from alfworld_task import AlfworldGame
 
 import tasks
 
@@ -66,7 +68,7 @@ def large(tmp_path_factory):
 
 
 def test_the_walkthrough_solves_the_game(kitchen):
-    game = tasks.AlfworldGame(kitchen)
+    game = AlfworldGame(kitchen)
     assert game.prompt == FIRST and game.anchor == game.observation and not game.done and game.answer is None
     assert [game.step(action) for action in PLAN[:4]] == [0.0] * 4 and not game.done
     assert game.anchor == game.observation == "You arrive at countertop 1. On the countertop 1, you see nothing."
@@ -77,7 +79,7 @@ def test_the_walkthrough_solves_the_game(kitchen):
 
 
 def test_an_action_that_is_not_admissible_takes_a_step_and_changes_nothing(kitchen):
-    game = tasks.AlfworldGame(kitchen)
+    game = AlfworldGame(kitchen)
     game.step("go to fridge 1")
     before = game.observation, game.admissible
     assert [game.step(action) for action in ("take apple 1 from fridge 1", "fly", "", "go to fridge 2")] == [-0.1] * 4
@@ -89,7 +91,7 @@ def test_an_action_that_is_not_admissible_takes_a_step_and_changes_nothing(kitch
 
 def played(path, seed, steps=30):
     """What random play sees, first to last."""
-    game, rng = tasks.AlfworldGame(path), random.Random(seed)
+    game, rng = AlfworldGame(path), random.Random(seed)
     seen = [game.prompt]
     for _ in range(steps):
         game.step(rng.choice(game.admissible))
@@ -106,7 +108,7 @@ def test_episodes_in_threads_do_not_disturb_each_other(kitchen, large):
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
-        games = [tasks.AlfworldGame(path) for path, _ in jobs]
+        games = [AlfworldGame(path) for path, _ in jobs]
         rngs, seen = [random.Random(seed) for _, seed in jobs], [[game.prompt] for game in games]
         with ThreadPoolExecutor(8) as pool:  # as in `rl.play`
             for _ in range(30):
@@ -119,10 +121,10 @@ def test_episodes_in_threads_do_not_disturb_each_other(kitchen, large):
 
 
 def test_engines_are_used_again(kitchen, large, monkeypatch):
-    monkeypatch.setattr(tasks.AlfworldGame, "idle", [])
+    monkeypatch.setattr(AlfworldGame, "idle", [])
     for path in (kitchen, large, kitchen):
         first = played(path, 0)
-        assert played(path, 0) == first and len(tasks.AlfworldGame.idle) == 1
+        assert played(path, 0) == first and len(AlfworldGame.idle) == 1
 
 
 PLAIN = """
@@ -140,7 +142,7 @@ for _ in range(30):
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
 def test_all_is_as_the_package_alone_has_it(large, hash_seed):
     """Nothing here has changed its words, and they are the same in every process."""
-    game, rng, seen = tasks.AlfworldGame(large), random.Random(0), ""
+    game, rng, seen = AlfworldGame(large), random.Random(0), ""
     for i in range(30):
         observation = f"-= Welcome to TextWorld, ALFRED! =-\n\n{game.observation}\n\nYour task is to: {game.task}."
         seen += f"{game.admissible} {game.observation if i else observation}\n"
@@ -161,7 +163,7 @@ def test_train_valid_seen_and_valid_unseen_are_what_they_are_called(tmp_path):
     write_game(tmp_path / "json_2.1.1/train/put-5/trial/game.tw-pddl", solvable=False)
     write_game(tmp_path / "json_2.1.1/train/put-AppleSliced/trial/game.tw-pddl")
     write_game(tmp_path / "json_2.1.1/train/pick_and_place_with_movable_recep/trial/game.tw-pddl")
-    task = tasks.load_task(f"alfworld:{tmp_path}", embedded=False)
+    task = tasks.load_task(f"{alfworld_task.__file__}:{tmp_path}", embedded=False)
     for panel, part, n in ((task.train, "train", 5), (task.validation, "valid_seen", 3), (task.test, "valid_unseen", 2)):
         assert sorted(names(panel)) == [f"json_2.1.1/{part}/put-{i}/trial/game.tw-pddl" for i in range(n)]
     assert set(task.draw(0, 0, 5)) == set(task.train) and task.max_turns == 50 and task.start(task.test[0]).prompt == FIRST
@@ -171,7 +173,7 @@ def test_other_folders_are_split_by_a_hash_of_the_names(tmp_path):
     for folder in ("a", "b"):
         for i in random.sample(range(20), 20):
             write_game(tmp_path / folder / str(i) / "game.tw-pddl")
-    a, b = (tasks.alfworld(tmp_path / folder) for folder in ("a", "b"))
+    a, b = (alfworld_task.load(tmp_path / folder) for folder in ("a", "b"))
     assert names(a.test) == names(b.test) and names(a.validation) == names(b.validation) and names(a.train) == names(b.train)
     assert [len(panel) for panel in (a.test, a.validation, a.train)] == [2, 2, 16]
     assert len({*names(a.test), *names(a.validation), *names(a.train)}) == 20
@@ -194,9 +196,9 @@ class Engine:
 
 
 def test_the_adapter_without_the_package(monkeypatch):
-    monkeypatch.setattr(tasks, "new_engine", Engine)
-    monkeypatch.setattr(tasks.AlfworldGame, "idle", [])
-    game, other = tasks.AlfworldGame("a"), tasks.AlfworldGame("b")
+    monkeypatch.setattr(alfworld_task, "new_engine", Engine)
+    monkeypatch.setattr(AlfworldGame, "idle", [])
+    game, other = AlfworldGame("a"), AlfworldGame("b")
     assert game.prompt.split("\n")[:2] == ["Your task: light the lamp.", "You see: You are in a room."]
     assert (game.step("look"), game.step("fly"), game.anchor) == (0.0, -0.1, "You look.") and game.history == ["look", "nothing"]
     assert game.prompt.split("\n")[1:] == [
@@ -204,7 +206,7 @@ def test_the_adapter_without_the_package(monkeypatch):
     ]  # fmt: skip
     assert game.step("I will.\n'use lamp'") == 10.0 and game.done and game.solved and game.answer is None
     assert [other.step("look") for _ in range(50)] == [0.0] * 50 and other.out_of_steps and not other.solved
-    assert len(tasks.AlfworldGame.idle) == 2 and tasks.AlfworldGame("c").engine is other.engine  # used again
+    assert len(AlfworldGame.idle) == 2 and AlfworldGame("c").engine is other.engine  # used again
 
 
 def refusal(call, *args):
@@ -215,15 +217,15 @@ def refusal(call, *args):
 
 
 def test_what_is_missing_is_said_in_a_line(tmp_path, monkeypatch):
-    assert f"alfworld:{tmp_path}/no: no solvable game" in refusal(tasks.load_task, f"alfworld:{tmp_path}/no")
+    assert f"{tmp_path}/no: no solvable game" in refusal(tasks.load_task, f"{alfworld_task.__file__}:{tmp_path}/no")
     game = tmp_path / "a" / "game.tw-pddl"
     game.parent.mkdir()
     for bad in ("{", "[]", "{}"):
         game.write_text(bad)
-        assert str(game) in refusal(tasks.alfworld, tmp_path)
+        assert str(game) in refusal(alfworld_task.load, tmp_path)
     game.write_text('{"solvable": true}')
     monkeypatch.setitem(sys.modules, "textworld", None)  # as if it were not installed
-    assert "pip install alfworld" in refusal(tasks.alfworld, tmp_path)
+    assert "pip install alfworld" in refusal(alfworld_task.load, tmp_path)
 
 
 def test_the_package_is_not_imported_for_other_tasks():

@@ -260,7 +260,7 @@ def test_a_base_or_a_merged_checkpoint_is_written_whole_or_not_at_all(disk, runs
 
 
 FOREIGN = {
-    "runs is a file": (lambda runs: runs.write_text("mine"), "--runs"),
+    "runs is a file": (lambda runs: runs.write_text("mine"), "runs"),
     "runs is in a file": (lambda runs: (runs.parent / "runs").write_text("mine"), "runs"),
     "the run's folder is a file": (lambda runs: runs.mkdir() or (runs / "layer-1-seed-0").write_text("mine"), "layer-1-seed-0"),
     "settings of something else": ("{}", "layer-1-seed-0/config.json"),

@@ -292,7 +292,7 @@ def children():
     for path in pathlib.Path("/proc").glob("[0-9]*"):
         try:
             status, command = (path / "status").read_text(), (path / "cmdline").read_bytes()
-            orphan = "PPid:\t1\n" in status and b"def plain_types" in command
+            orphan = "PPid:\t1\n" in status and b"def plain(" in command
             if f"PPid:\t{os.getpid()}\n" in status or orphan:
                 found.append(path.name)
         except OSError:
@@ -340,8 +340,8 @@ HONEST = {  # program, tests, passes, setup
         5,
         "",
     ),
-    "infinity": ("def f(x): return x", [("f(1e400)", float("inf")), ("f(1e400 - 1e400)", float("nan"))], 1, ""),
-    "long numbers": ("def f(x): return 7 ** x", [("f(9000)", 7**9000), ("f(9000)", 7)], 1, ""),
+    "infinity has no literal": ("def f(x): return x", [("f(1e400)", float("inf")), ("f(1e400 - 1e400)", float("nan"))], 0, ""),
+    "nor have long numbers": ("def f(x): return 7 ** x", [("f(1000)", 7**1000), ("f(9000)", 7**9000), ("f(9000)", 7)], 1, ""),
     "all plain types": (
         "def f(*a): return a",
         [

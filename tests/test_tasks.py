@@ -243,9 +243,9 @@ def test_what_has_no_final_answer_is_left_out_and_counted(tmp_path, capsys):
     more = {"Q 0": "\\boxed{0.0}", "Q 1": "\\boxed{1}", "Q 2": "\\boxed{3}", "Show!": "As 4 > 3, it holds."}
     rows += [{"problem": problem, "solution": solution} for problem, solution in more.items()]
     kept = everything(tasks.load_task(written(tmp_path / "a.jsonl", rows)))
-    assert sorted(float(p.answer[0]) for p in kept) == [0, 1, *range(3, 12)]
+    assert sorted(float(p.answer[0]) for p in kept) == [1, *range(3, 12)]
     printed = capsys.readouterr().out
-    assert "left out 2" in printed and printed.count("\n") == 1
+    assert "left out 3" in printed and printed.count("\n") == 1
 
 
 def test_programs_with_tests_of_other_forms_are_left_out_and_counted(tmp_path, capsys):
