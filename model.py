@@ -1,8 +1,8 @@
-"""The decoder of Qwen2, Qwen3 and Llama, from scratch, in one file.
+"""The decoder of Qwen2, Qwen3 and Llama, from scratch.
 
-Parameters have Hugging Face's names, so a checkpoint loads without renaming and what we save opens
+Parameters have Hugging Face's names, so a checkpoint loads as it is and what we save opens
 in `transformers`. The families differ in `Config`: biases on q/k/v (Qwen2), a norm on each head's q
-and k (Qwen3), RoPE scaling (Llama 3), a head tied to the embedding. Left out on purpose: dropout,
+and k (Qwen3), RoPE scaling (Llama 3), a head tied to the embedding. Left out: dropout,
 sliding windows, mixtures of experts.
 
 A pass can be cut in two: `run_layers(x, ..., start=k)` takes the states that enter layer k, so
@@ -107,7 +107,7 @@ class Attention(nn.Module):
             self.k_norm = nn.RMSNorm(config.head_dim, config.rms_norm_eps)
 
     def forward(self, x, rope, mask, cache):
-        """x (B, T, D) -> (B, T, D)."""
+        """x (B, T, D) -> (B, T, D); rope: cos and sin; mask: added to the scores."""
         B, T, _ = x.shape
         head_dim = self.config.head_dim
         q, k, v = (p(x).view(B, T, -1, head_dim) for p in (self.q_proj, self.k_proj, self.v_proj))

@@ -261,7 +261,8 @@ def gigpo_advantages(
     """A = A_episode + step_weight * A_step of N environment steps -> (N,): GiGPO, arXiv 2505.10978.
 
     A_episode compares the total returns of a group's trajectories, each counted once; A_step the
-    discounted returns that followed one and the same state (`anchor`, any hashable) in a group.
+    discounted returns that followed one and the same state (`anchor`, any hashable) in a group,
+    and is 0 for a state met once. Both are normalized as in `group_advantages`.
     """
 
     def relative(keys, values):

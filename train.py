@@ -412,7 +412,7 @@ def helping(helpers, argv):
         "env": {**os.environ, "ONE_LAYER_HELPER": "1"}, "stdin": subprocess.PIPE,
         "stdout": subprocess.DEVNULL, "start_new_session": True,  # Ctrl-C is for us alone
     }  # fmt: skip
-    command = [sys.executable, sys.argv[0], *argv]
+    command = [sys.executable, __file__, *argv]
     helpers = [subprocess.Popen(command, **options) for _ in range(helpers)]
     try:
         yield

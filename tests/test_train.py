@@ -273,15 +273,16 @@ def test_four_processes_share_a_sweep_and_one_is_killed(runs, command, noting, t
 def test_a_run_that_failed_is_left_alone_by_the_other_processes(runs, command, noting):
     """Once is enough for one command; the next one tries again."""
     program, begun = noting
-    argv = [program, *command(runs, "--layer", "each", "--jobs", "2")]
-    assert begin(*argv, FAIL="layer-2-seed-0").wait(300) == 1
+    argv = [program, *command(runs, "--layer", "each")]
+    both = [begin(*argv, FAIL="layer-7-seed-0") for _ in range(2)]
+    assert [process.wait(300) for process in both] == [1, 1]
     names = [name for _, name in begun()]
     assert len(names) == len(set(names)) == 11 and len({pid for pid, _ in begun()}) == 2
-    assert "as asked" in (runs / "layer-2-seed-0" / "error.txt").read_text()
+    assert "as asked" in (runs / "layer-7-seed-0" / "error.txt").read_text()
     assert len(list(runs.glob("*/eval.json"))) == 10
     assert begin(*argv).wait(300) == 0
-    assert [name for _, name in begun()][11:] == ["layer-2-seed-0"]
-    assert not (runs / "layer-2-seed-0" / "error.txt").exists()
+    assert [name for _, name in begun()][11:] == ["layer-7-seed-0"]
+    assert not (runs / "layer-7-seed-0" / "error.txt").exists()
 
 
 def test_torchrun_shares_a_sweep(runs, command, noting, tmp_path):
