@@ -2,8 +2,8 @@
 
 Parameters have Hugging Face's names, so a checkpoint loads as it is and what we save opens
 in `transformers`. The families differ in `Config`: biases on q/k/v (Qwen2), a norm on each head's q
-and k (Qwen3), RoPE scaling (Llama 3), a head tied to the embedding. Left out: dropout,
-sliding windows, mixtures of experts.
+and k (Qwen3), RoPE scaling (Llama 3), a tied head. Left out: dropout, sliding
+windows, mixtures of experts.
 
 A pass can be cut in two: `run_layers(x, ..., start=k)` takes the states that enter layer k, so
 what lies below is computed once. Its `cache` adds keys to those of the pass itself:
