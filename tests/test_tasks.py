@@ -248,6 +248,31 @@ def test_what_has_no_final_answer_is_left_out_and_counted(tmp_path, capsys):
     assert "left out 3" in printed and printed.count("\n") == 1
 
 
+OWN = """
+from tasks import Problem, Question, Task
+
+def load(argument):
+    def grade(problem, text):
+        return float(text == problem.answer), text
+
+    problems = [Problem(f"add {i} {argument} =", str(i + int(argument))) for i in range(30)]
+    draw = lambda seed, step, n: problems[10 : 10 + n]
+    return Task(problems[:5], problems[5:10], draw, lambda problem: Question(problem, grade))
+"""
+
+
+def test_a_task_of_ones_own(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "empty.py").write_text("")
+    task = tasks.load_task(f"{tmp_path}/own.py:7", False)
+    episode = task.start(task.test[0])
+    assert episode.prompt == "add 5 7 =" and episode.step("12") == 1.0 and episode.solved
+    with pytest.raises(ValueError, match="empty.py: it must define load"):
+        tasks.load_task(f"{tmp_path}/empty.py", False)
+    with pytest.raises(FileNotFoundError, match="missing.py"):
+        tasks.load_task(f"{tmp_path}/missing.py", False)
+
+
 def test_programs_with_tests_of_other_forms_are_left_out_and_counted(tmp_path, capsys):
     others = (["assert f(1) == f(2)"], ["assert f(1) > 2"], ["assert f("], ["f(1)"], [["f(1)", 1]], [], 5, None)
     rows = [{"text": f"other {i}", "test_list": tests} for i, tests in enumerate(others)]
