@@ -15,7 +15,7 @@ import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
@@ -29,24 +29,24 @@ from model import KVCache, SharedPrefix, causal, recomputed
 class Rollout:
     """P prompts and B completions of them; from `rollout`, prompt-major."""
 
-    prompts: list = field(default_factory=list)  # P lists of token ids
-    prompt_of: list = field(default_factory=list)  # B indices: which prompt is answered
-    completions: list = field(default_factory=list)  # B lists of ids, the ending one included
-    logprobs: list = field(default_factory=list)  # B lists: of the distribution sampled from
-    truncated: list = field(default_factory=list)  # B bools: no ending token came
+    prompts: list = ()  # P lists of token ids
+    prompt_of: list = ()  # B indices: which prompt is answered
+    completions: list = ()  # B lists of ids, the ending one included
+    logprobs: list = ()  # B lists: of the distribution sampled from
+    truncated: list = ()  # B bools: no ending token came
     # What entered layer `start` > 0; a completion's last token predicts nothing.
-    prompt_hidden: list = field(default_factory=list)  # P tensors (length, D)
-    hidden: list = field(default_factory=list)  # B tensors (length - 1, D)
+    prompt_hidden: list = ()  # P tensors (length, D)
+    hidden: list = ()  # B tensors (length - 1, D)
     # Where episodes were played:
-    episode: list = field(default_factory=list)  # B indices
-    anchor: list = field(default_factory=list)  # B hashables: the state that is answered
-    reward: list = field(default_factory=list)  # B floats: what was earned at once
+    episode: list = ()  # B indices
+    anchor: list = ()  # B hashables: the state that is answered
+    reward: list = ()  # B floats: what was earned at once
 
     def append(self, other):
         """Add another rollout of the same `start`."""
-        self.prompt_of += [len(self.prompts) + p for p in other.prompt_of]
-        for name in vars(self).keys() - {"prompt_of"}:
-            getattr(self, name).extend(getattr(other, name))
+        prompt_of = [len(self.prompts) + p for p in other.prompt_of]
+        for name, more in {**vars(other), "prompt_of": prompt_of}.items():
+            setattr(self, name, [*getattr(self, name), *more])
 
 
 @torch.no_grad()
@@ -67,19 +67,19 @@ def rollout(
             f"{length} tokens, prompt and --max-tokens, exceed the context of {context}"
         )
     device = model.lm_head.weight.device
-    ends = torch.tensor(eos_id, device=device).view(-1)
+    ends = torch.tensor(eos_id, device=device)
     prompts = [tuple(prompt) for prompt in prompts for _ in range(group_size)]
     # Drawn for all: what one samples does not depend on which others are in the batch.
-    uniform = 1 - torch.rand(max_new_tokens, len(prompts), generator=generator, device=device)
+    uniform = 1 - torch.rand(max_new_tokens, len(prompts), generator=generator, device=device).T
 
     def sample_all(positions):
         out, size = Rollout(), max(1, positions // length)
         for i in range(0, len(prompts), size):
-            part = prompts[i : i + size], uniform[:, i : i + size]
+            part = prompts[i : i + size], uniform[i : i + size]
             out.append(Decoding(model, *part, temperature, ends, start).run())
         return out
 
-    return within_budget(budget, "sampling", length, sample_all)
+    return within_budget(budget, "sampling", sample_all)
 
 
 class Decoding:
@@ -90,24 +90,22 @@ class Decoding:
     """
 
     def __init__(self, model, prompts, uniform, temperature, ends, start):
-        """Run B prompts (tuples), equal ones once, and draw first tokens by uniform (N, B)."""
+        """Run B prompts (tuples), equal ones once, and draw first tokens by uniform (B, N)."""
         self.model, self.uniform, self.temperature = model, uniform, temperature
-        self.ends, self.start, (N, B) = ends, start, uniform.shape
+        self.ends, self.start, (B, N) = ends, start, uniform.shape
         prompts, prompt_of = distinct(prompts)
         self.out = Rollout([list(prompt) for prompt in prompts], prompt_of)
         tokens, real = pad(prompts, uniform.device)  # (P, Tp)
         (P, Tp), x = tokens.shape, model.model.embed_tokens(tokens)  # (P, Tp, D)
         self.tokens, self.logprobs = tokens.new_zeros(B, N), uniform.new_zeros(B, N)
         self.hidden = x.new_empty(B, N if start else 0, x.shape[2])
-        self.alive = torch.arange(B, device=x.device)  # (A,): completions that have not ended
-        self.row = torch.tensor(prompt_of, device=x.device)  # (A,): the row that each is in
-        self.token = torch.zeros_like(self.alive)  # (A,): its newest token
+        self.alive = torch.arange(B, device=x.device)  # (A,): completions still sampled,
+        self.row = torch.tensor(prompt_of, device=x.device)  # (A,): and the row that each is in
+        self.one = self.alive.new_zeros(P)  # (rows,): a completion of each row that has not ended
         self.now = tokens.new_zeros(1)  # the index of the newest tokens,
-        self.slot = self.now + Tp  # their place in the cache,
-        self.position = real.sum(1, keepdim=True)  # (rows, 1): and in their sequences
-        self.mask = None  # (rows, 1, 1, Tp + N), where slots may be empty or hold padding
-        if STRIDES[x.device.type][1] > 1 or not real.all():
-            self.mask = torch.cat([real, real.new_zeros(P, N)], dim=1)[:, None, None]
+        self.position = real.sum(1, keepdim=True)  # (rows, 1): and their places in the sequences
+        # (rows, 1, 1, Tp + N): the slots of the cache that hold a token, not padding
+        self.mask = torch.cat([real, real.new_zeros(P, N)], dim=1)[:, None, None]
 
         self.cache = KVCache(model.config, P, Tp + N, x.dtype, x.device)
         self.cache.slots, self.cache.span = slice(0, Tp), Tp
@@ -116,69 +114,65 @@ class Decoding:
         if start:
             self.out.prompt_hidden = [x[: len(prompt)] for x, prompt in zip(x, prompts)]
         x = model.run_layers(x, positions, mask, self.cache, start=start)
-        self.cache.slots = self.slot
+        self.cache.slots = self.now + Tp
         self.draw(x[positions == self.position - 1])
 
     def draw(self, x):
         """x (rows, D), what left the last layer at the newest tokens -> the next tokens."""
-        logits, uniform = self.model.logits(x)[self.row], self.uniform[self.now, self.alive]
-        token, logprob = sample(logits, self.temperature, uniform)
-        self.tokens[self.alive, self.now], self.logprobs[self.alive, self.now] = token, logprob
-        self.token.copy_(token)
+        logits, now = self.model.logits(x)[self.row], (self.alive, self.now)
+        self.tokens[now], self.logprobs[now] = sample(logits, self.temperature, self.uniform[now])
 
     def step(self):
         """Run the newest tokens and draw the next: all that changes is written in place."""
-        if self.mask is not None:
-            self.mask.index_fill_(3, self.slot, True)
-        mask = None if self.mask is None else self.mask[..., : self.cache.span]
-        where = self.position, mask, self.cache
-        token = torch.zeros_like(self.position).scatter_(0, self.row[:, None], self.token[:, None])
-        x = self.model.model.embed_tokens(token)  # (rows, 1, D)
+        self.mask.index_fill_(3, self.cache.slots, True)
+        where = self.position, self.mask[..., : self.cache.span], self.cache
+        token = self.tokens[self.one, self.now]
+        x = self.model.model.embed_tokens(token)[:, None]  # (rows, 1, D)
         x = self.model.run_layers(x, *where, stop=self.start)
         if self.start:
             self.hidden[self.alive, self.now] = x[self.row, 0]
         x = self.model.run_layers(x, *where, start=self.start)
-        for counter in (self.now, self.position, self.slot):
+        for counter in (self.now, self.position, self.cache.slots):
             counter += 1
         self.draw(x[:, 0])
 
     def run(self):
-        """Step until all have ended: a CPU regroups every step, a GPU replays a graph."""
-        (stride, block), Tp, N = STRIDES[self.now.device.type], self.cache.span, len(self.uniform)
-        steps = 0  # since a tensor of the step was replaced
+        """Step until all have ended. In between, a GPU replays a graph of the step."""
+        stride, block = STRIDES[self.now.device.type]
+        Tp, N = self.cache.span, self.uniform.shape[1]
         for t in range(1, N):
+            span = min(-(-(Tp + t) // block) * block, Tp + N)
+            changed = span != self.cache.span
             if (t - 1) % stride == 0:
                 ended = torch.isin(self.tokens[self.alive, :t], self.ends).any(1)
-                going = (~ended).nonzero()[:, 0]
-                if len(going) == 0:
+                if ended.all():
                     break
-                if stride == 1 or t == 1 or len(going) <= 0.75 * len(self.alive):
-                    self.regroup(going, share=stride == 1)
-                    steps = 0
-            span = min(-(-(Tp + t) // block) * block, Tp + N)
-            if span != self.cache.span:
-                self.cache.span, steps = span, 0
-                if block == 1:
-                    self.cache.slots = slice(span - 1, span)  # faster; a graph could not move it
-            if steps == 0:
-                step = self.step
-            elif steps == 1 and N - t > stride:  # for fewer it would not pay
+                changed |= self.regroup((~ended).nonzero()[:, 0], share=stride == 1)
+            if changed:
+                self.cache.span, step = span, self.step
+            elif step == self.step and N - t > stride:  # for fewer it would not pay
                 step = captured(self.step)
             step()
-            steps += 1
         return self.result()
 
     def regroup(self, going, share):
-        """Go on with the completions `going`, those that are still equal in one row if `share`."""
-        self.alive, self.row, self.token = self.alive[going], self.row[going], self.token[going]
-        branch = self.row * self.model.config.vocab_size + self.token if share else self.alive
-        branches, row = branch.unique(return_inverse=True)
-        # To move the cache costs about a step: only where rows part, or many have ended.
-        if len(branches) > len(self.row.unique()) or len(branches) <= 0.75 * len(self.position):
-            origin = torch.empty_like(branches).scatter_(0, row, self.row)  # what each comes from
+        """Part rows where completions differ, or all if not `share`; drop what is not `going`.
+
+        Returns whether rows were moved. That costs about a step: so only where some part, or a
+        quarter can go.
+        """
+        alive, row = self.alive[going], self.row[going]
+        self.one[row] = alive
+        token, words = self.tokens[alive, self.now], self.model.config.vocab_size
+        branches, place = (row * words + token if share else alive).unique(return_inverse=True)
+        move = len(branches) > len(row.unique()) or len(branches) <= 0.75 * len(self.one)
+        if move:
+            origin = torch.empty_like(branches).scatter_(0, place, row)  # what each comes from
             self.cache.keep(origin)
-            self.row, self.position = row, self.position[origin]
-            self.mask = None if self.mask is None else self.mask[origin]
+            self.position, self.mask = self.position[origin], self.mask[origin]
+            self.one = torch.empty_like(branches).scatter_(0, place, alive)
+            self.alive, self.row = alive, place
+        return move
 
     def result(self):
         if not self.logprobs.isfinite().all():
@@ -209,18 +203,17 @@ def sample(logits, temperature, uniform):
     return token[:, 0], logprobs.gather(1, token)[:, 0]
 
 
-def play(model, tokenizer, episodes, *, group_size, **options):
+def play(model, tokenizer, episodes, **options):
     """Play episodes to their end, one turn of all that go on at a time -> a Rollout of all turns.
 
     Each has `prompt`, `anchor`, `done` and `step(text)` -> reward; a question is one of a single
-    turn. Each `group_size` of them begin alike. options: those of `rollout`.
+    turn. options: those of `rollout`.
     """
     batch, going = Rollout(), list(range(len(episodes)))
     with ThreadPoolExecutor() as pool:  # some rewards are the verdicts of other processes
         while going:
-            same = 1 if batch.prompts else group_size
-            prompts = tokenizer.encode([episodes[i].prompt for i in going[::same]])
-            turn = rollout(model, prompts, group_size=same, eos_id=tokenizer.eos_ids, **options)
+            prompts = tokenizer.encode([episodes[i].prompt for i in going])
+            turn = rollout(model, prompts, group_size=1, eos_id=tokenizer.eos_ids, **options)
             turn.episode, turn.anchor = going, [episodes[i].anchor for i in going]
             texts = tokenizer.decode(turn.completions)
             turn.reward = list(pool.map(lambda i, text: episodes[i].step(text), going, texts))
@@ -267,17 +260,14 @@ def gigpo_advantages(
 
     def relative(keys, values):
         values = torch.as_tensor(values, dtype=torch.float32)
-        members, advantages = {}, torch.zeros(len(values))
-        for i, key in enumerate(keys):
-            members.setdefault(key, []).append(i)
-        for same in members.values():
-            advantages[same] = group_advantages(values[None, same], normalize)[0]
+        key_of, advantages = torch.tensor(distinct(keys)[1]), torch.zeros_like(values)
+        for key in key_of.unique():
+            advantages[key_of == key] = group_advantages(values[None, key_of == key], normalize)[0]
         return advantages
 
-    group, trajectory = list(map(int, group)), map(int, trajectory)
-    episodes, episode_of = distinct(zip(group, trajectory))
-    return_of = dict(zip(episode_of, map(float, episode_return)))
-    returns = [return_of[e] for e in range(len(episodes))]
+    group = list(map(int, group))
+    episodes, episode_of = distinct(zip(group, map(int, trajectory)))
+    returns = list(dict(zip(episode_of, episode_return)).values())  # of each episode, once
     episode_level = relative([g for g, _ in episodes], returns)[episode_of]
     return episode_level + step_weight * relative(zip(group, anchor), step_return)
 
@@ -287,17 +277,17 @@ def compute_advantages(batch, group_size, *, normalize, step_weight, discount=0.
 
     Without a step level, all completions of an episode share the advantage of its total reward.
     """
-    total, following, step_return = {}, {}, [0.0] * len(batch.reward)
-    for i in reversed(range(len(batch.reward))):  # sum over t' >= t of discount^(t' - t) * reward
-        e = batch.episode[i]
-        following[e] = step_return[i] = batch.reward[i] + discount * following.get(e, 0.0)
-        total[e] = total.get(e, 0.0) + batch.reward[i]
+    episode, reward = torch.tensor(batch.episode), torch.tensor(batch.reward, dtype=torch.float64)
+    total = episode.bincount(reward)  # of each episode
     if not step_weight:
-        rewards = torch.tensor([total[e] for e in range(len(total))]).view(-1, group_size)
-        return group_advantages(rewards, normalize).flatten()[batch.episode]
-    group, total = [e // group_size for e in batch.episode], [total[e] for e in batch.episode]
-    options = {"step_weight": step_weight, "normalize": normalize}
-    return gigpo_advantages(total, step_return, group, batch.episode, batch.anchor, **options)
+        return group_advantages(total.view(-1, group_size), normalize).flatten()[episode]
+    following, step_return = [0.0] * len(total), [0.0] * len(reward)
+    for i, e in reversed(list(enumerate(batch.episode))):  # sum of discount^(t' - t) * reward
+        following[e] = step_return[i] = batch.reward[i] + discount * following[e]
+    return gigpo_advantages(
+        total[episode], step_return, episode // group_size, episode, batch.anchor,
+        step_weight=step_weight, normalize=normalize,
+    )  # fmt: skip
 
 
 # ---- The loss
@@ -361,13 +351,13 @@ def policy_loss(
     loss = -torch.minimum(ratio * advantages, clipped * advantages)  # (B, T)
     if kl_coef:
         loss = loss + kl_coef * kl_estimate(logprobs, ref_logprobs)
-    mask = mask.to(loss.dtype)
+    loss = loss * mask
     if aggregate == "sequence":
-        return ((loss * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
+        return (loss.sum(1) / mask.sum(1).clamp(min=1)).mean()
     if aggregate == "constant":
-        return (loss * mask).sum() / (len(loss) * max_tokens)
+        return loss.sum() / (len(loss) * max_tokens)
     if aggregate == "token":
-        return (loss * mask).sum() / mask.sum().clamp(min=1)
+        return loss.sum() / mask.sum().clamp(min=1)
     raise ValueError(f'aggregate is {aggregate!r}; it must be "sequence", "constant" or "token"')
 
 
@@ -391,9 +381,13 @@ def update(
     figures["signal"] = len(signal) / len(advantages)
     rows = range(len(advantages)) if kl_coef else signal  # others add nothing to the gradient
     rows = sorted(rows, key=batch.prompt_of.__getitem__)  # those of one prompt share its pass
-    sizes = [len(batch.prompts[batch.prompt_of[i]]) + len(batch.completions[i]) for i in rows]
     options = {"aggregate": aggregate, "clip": clip, "max_tokens": max_tokens, "kl_coef": kl_coef}
     tokens = sum(map(len, batch.completions))
+    # What each counts in the batch's mean: no gradient may depend on how the batch is split.
+    counts = [len(c) if aggregate == "token" else 1 for c in batch.completions]
+    whole = sum(counts)
+    if aggregate == "constant" and batch.episode:  # an episode may have several completions
+        whole = len(set(batch.episode))
 
     def gradient(positions):
         optimizer.zero_grad()  # what a pass that ran out of memory may have left
@@ -401,12 +395,12 @@ def update(
         for part in micro_batches(batch, rows, positions):
             logprobs, mask = score(model, batch, part, temperature, start)
             ref = scored = logprobs.detach()
-            old = pad([batch.logprobs[i] for i in part], mask.device, torch.float32)[0]
+            old = pad([batch.logprobs[i] for i in part], mask.device)[0]
             if kl_coef:
                 with torch.no_grad(), swapped(optimizer.parameters, reference):
                     ref = score(model, batch, part, temperature, start)[0]
             loss = policy_loss(logprobs, old, advantages[part], mask, ref_logprobs=ref, **options)
-            loss = share_of_batch(batch, part, aggregate) * loss
+            loss = sum(counts[i] for i in part) / whole * loss
             loss.backward()
             optimizer.collect_gradients()
             gap, kl = (scored - old)[mask], kl_estimate(scored, ref)[mask]
@@ -414,7 +408,7 @@ def update(
         return map(torch.cat, zip(*passed))
 
     for epoch in range(epochs if rows else 0):
-        losses, gap, kl = within_budget(budget, "training", max(sizes), gradient)
+        losses, gap, kl = within_budget(budget, "training", gradient)
         figures["grad_norm"] = optimizer.step(lr)
         figures["loss"] += losses.sum().item() / epochs
         figures["clipped"] += ((gap.exp() - 1).abs() > clip).sum().item() / tokens / epochs
@@ -422,15 +416,6 @@ def update(
         if epoch == 0:  # the weights of sampling: a gap is rounding, or a bug
             figures["logprob_gap"] = gap.abs().max().item()
     return figures
-
-
-def share_of_batch(batch, part, aggregate):
-    """What a micro-batch counts in its batch, so that no gradient depends on how that is split."""
-    counts = [len(c) if aggregate == "token" else 1 for c in batch.completions]
-    whole = sum(counts)
-    if aggregate == "constant" and batch.episode:  # an episode may have several completions
-        whole = len(set(batch.episode))
-    return sum(counts[row] for row in part) / whole
 
 
 class Optimizer:
@@ -498,12 +483,11 @@ class Optimizer:
 # ---- Machinery: the lesson ends here. Memory, graphs, padding.
 
 
-def within_budget(budget, kind, least, work):
+def within_budget(budget, kind, work):
     """work(positions at a time), once more with half as many whenever memory runs out.
 
     budget: {"sampling": positions, "training": positions}, where that of `kind` is halved in place;
-    None: no limit, no second try. MemoryError where `least`, one completion and its prompt, do not
-    fit.
+    None: no limit, no second try. MemoryError where not even one completion and its prompt fit.
     """
     while True:
         try:
@@ -511,8 +495,8 @@ def within_budget(budget, kind, least, work):
         except (MemoryError, RuntimeError) as error:
             if not budget or not is_out_of_memory(error):
                 raise
-            if budget[kind] <= least:
-                raise MemoryError(f"{kind}: no memory for {least} positions at a time") from None
+            if budget[kind] <= 1:
+                raise MemoryError(f"{kind}: no memory for one completion at a time") from None
         budget[kind] //= 2  # not within `except`: there the error keeps what had been computed
         torch.cuda.empty_cache()
         less = f"{kind} goes on with {budget[kind]:,} positions at a time"
@@ -522,7 +506,7 @@ def within_budget(budget, kind, least, work):
 def is_out_of_memory(error):
     """Whether an exception, Python's or torch's on a CPU or a GPU, says so."""
     words = "(out of|not enough) memory|can't allocate|ALLOC_FAILED"
-    return isinstance(error, MemoryError) or re.search(words, str(error)) is not None
+    return isinstance(error, MemoryError) or re.search(words, str(error))
 
 
 def micro_batches(batch, rows, token_budget):
@@ -567,8 +551,8 @@ CHUNK = 2**25  # logits that exist at a time in a training pass: 128 MiB in fp32
 def token_logprobs(x, weight, tokens, temperature, chunk=CHUNK):
     """log softmax(x @ weight.T / temperature) at `tokens`, in fp32.
 
-    x (N, D), weight (V, D), tokens (N,) -> (N,). More than `chunk` logits are made in parts, and
-    once more in the backward pass.
+    x (N, D), weight (V, D), tokens (N,) -> (N,). At most `chunk` logits exist at a time: they are
+    made in parts, and once more in the backward pass.
     """
 
     def some(x, tokens):
@@ -576,8 +560,6 @@ def token_logprobs(x, weight, tokens, temperature, chunk=CHUNK):
         return logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
 
     size = max(1, chunk // len(weight))
-    if len(x) <= size:
-        return some(x, tokens)
     parts = zip(x.split(size), tokens.split(size))
     return torch.cat([recomputed(some, *part) for part in parts])
 
@@ -589,9 +571,9 @@ def distinct(items):
     return list(place), indices
 
 
-def pad(rows, device, dtype=torch.long):
-    """Lists (of `dtype`) or tensors -> right-padded (N, T, ...), and mask (N, T): what is real."""
-    rows = [row if torch.is_tensor(row) else torch.tensor(row, dtype=dtype) for row in rows]
+def pad(rows, device):
+    """Lists or tensors -> right-padded (N, T, ...), and mask (N, T): what is real."""
+    rows = [torch.as_tensor(row) for row in rows]
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
     lengths = torch.tensor([len(row) for row in rows], device=device)
     return padded, torch.arange(padded.shape[1], device=device) < lengths[:, None]

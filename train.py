@@ -189,7 +189,7 @@ class Run:
         """`group_size` episodes of each problem, played to their end, and all turns in them."""
         episodes = [task.start(problem) for problem in problems for _ in range(group_size)]
         return episodes, rl.play(
-            self.model, self.tokenizer, episodes, group_size=group_size, generator=generator,
+            self.model, self.tokenizer, episodes, generator=generator,
             max_new_tokens=self.settings["max_tokens"], temperature=temperature, start=start,
             budget=self.budget,
         )  # fmt: skip

@@ -200,9 +200,7 @@ def test_on_a_gpu_a_replayed_step_is_the_step(spans, monkeypatch, dtype, toleran
     )
     assert len(captures) > 3 and got.completions == expected.completions
     again, _ = rl.score(model, got, list(range(64)), 1.0, 2)
-    torch.testing.assert_close(
-        again.cpu(), rl.pad(got.logprobs, "cpu", torch.float32)[0], rtol=0, atol=tolerance
-    )
+    torch.testing.assert_close(again.cpu(), rl.pad(got.logprobs, "cpu")[0], rtol=0, atol=tolerance)
 
 
 @gpu
@@ -223,9 +221,7 @@ def test_a_gpu_samples_with_the_log_probabilities_of_a_cpu(spans, family, start)
     )
     assert len({len(completion) for completion in out.completions}) > 5
     again, _ = rl.score(model, out, list(range(64)), 1.0, start)
-    torch.testing.assert_close(
-        again.cpu(), rl.pad(out.logprobs, "cpu", torch.float32)[0], rtol=0, atol=1e-4
-    )
+    torch.testing.assert_close(again.cpu(), rl.pad(out.logprobs, "cpu")[0], rtol=0, atol=1e-4)
     model.cpu()
     for i, (completion, logprobs) in enumerate(zip(out.completions, out.logprobs)):
         expected = rescored(model, PROMPTS[i // 16], completion, 1.0)
