@@ -102,10 +102,8 @@ class Decoding:
         self.alive = torch.arange(B, device=x.device)  # (A,): completions still sampled,
         self.row = torch.tensor(prompt_of, device=x.device)  # (A,): and the row that each is in
         self.one = self.alive.new_zeros(P)  # (rows,): a completion of each row that has not ended
-        self.now = tokens.new_zeros(1)  # the index of the newest tokens,
-        self.position = real.sum(1, keepdim=True)  # (rows, 1): and their places in the sequences
-        # (rows, 1, 1, Tp + N): the slots of the cache that hold a token, not padding
-        self.mask = torch.cat([real, real.new_zeros(P, N)], dim=1)[:, None, None]
+        self.now = tokens.new_zeros(1)  # the index of the newest tokens
+        self.real = real[self.row]  # (B, Tp): where a prompt has a token, not padding
 
         self.cache = KVCache(model.config, P, Tp + N, x.dtype, x.device)
         self.cache.slots, self.cache.span = slice(0, Tp), Tp
@@ -114,8 +112,7 @@ class Decoding:
         if start:
             self.out.prompt_hidden = [x[: len(prompt)] for x, prompt in zip(x, prompts)]
         x = model.run_layers(x, positions, mask, self.cache, start=start)
-        self.cache.slots = self.now + Tp
-        self.draw(x[positions == self.position - 1])
+        self.draw(x[positions == real.sum(1, keepdim=True) - 1])
 
     def draw(self, x):
         """x (rows, D), what left the last layer at the newest tokens -> the next tokens."""
@@ -124,16 +121,17 @@ class Decoding:
 
     def step(self):
         """Run the newest tokens and draw the next: all that changes is written in place."""
-        self.mask.index_fill_(3, self.cache.slots, True)
-        where = self.position, self.mask[..., : self.cache.span], self.cache
-        token = self.tokens[self.one, self.now]
-        x = self.model.model.embed_tokens(token)[:, None]  # (rows, 1, D)
+        real, N = self.real[self.one], self.tokens.shape[1]  # (rows, Tp)
+        made = torch.arange(N, device=real.device).expand(len(real), N) <= self.now
+        mask = torch.cat([real, made], dim=1)[:, None, None, : self.cache.span]
+        where = real.sum(1, keepdim=True) + self.now, mask, self.cache
+        self.cache.slots = self.now + real.shape[1]
+        x = self.model.model.embed_tokens(self.tokens[self.one, self.now])[:, None]  # (rows, 1, D)
         x = self.model.run_layers(x, *where, stop=self.start)
         if self.start:
             self.hidden[self.alive, self.now] = x[self.row, 0]
         x = self.model.run_layers(x, *where, start=self.start)
-        for counter in (self.now, self.position, self.cache.slots):
-            counter += 1
+        self.now += 1
         self.draw(x[:, 0])
 
     def run(self):
@@ -141,7 +139,7 @@ class Decoding:
         stride, block = STRIDES[self.now.device.type]
         Tp, N = self.cache.span, self.uniform.shape[1]
         for t in range(1, N):
-            span = min(-(-(Tp + t) // block) * block, Tp + N)
+            span = -(-(Tp + t) // block) * block
             changed = span != self.cache.span
             if (t - 1) % stride == 0:
                 ended = torch.isin(self.tokens[self.alive, :t], self.ends).any(1)
@@ -167,9 +165,7 @@ class Decoding:
         branches, place = (row * words + token if share else alive).unique(return_inverse=True)
         move = len(branches) > len(row.unique()) or len(branches) <= 0.75 * len(self.one)
         if move:
-            origin = torch.empty_like(branches).scatter_(0, place, row)  # what each comes from
-            self.cache.keep(origin)
-            self.position, self.mask = self.position[origin], self.mask[origin]
+            self.cache.keep(torch.empty_like(branches).scatter_(0, place, row))
             self.one = torch.empty_like(branches).scatter_(0, place, alive)
             self.alive, self.row = alive, place
         return move
