@@ -63,9 +63,7 @@ def rollout(
     if not all(prompts):
         raise ValueError("a prompt is empty: it needs at least one token")
     if length > context:
-        raise ValueError(
-            f"{length} tokens, prompt and --max-tokens, exceed the context of {context}"
-        )
+        raise ValueError(f"{length} tokens, --max-tokens included, exceed the context of {context}")
     device = model.lm_head.weight.device
     ends = torch.tensor(eos_id, device=device)
     prompts = [tuple(prompt) for prompt in prompts for _ in range(group_size)]
@@ -256,9 +254,10 @@ def gigpo_advantages(
 
     def relative(keys, values):
         values = torch.as_tensor(values, dtype=torch.float32)
-        key_of, advantages = torch.tensor(distinct(keys)[1]), torch.zeros_like(values)
-        for key in key_of.unique():
-            advantages[key_of == key] = group_advantages(values[None, key_of == key], normalize)[0]
+        keys, advantages = torch.tensor(distinct(keys)[1]), torch.zeros_like(values)
+        for key in keys.unique():
+            same = keys == key
+            advantages[same] = group_advantages(values[None, same], normalize)[0]
         return advantages
 
     group = list(map(int, group))
@@ -278,7 +277,7 @@ def compute_advantages(batch, group_size, *, normalize, step_weight, discount=0.
     if not step_weight:
         return group_advantages(total.view(-1, group_size), normalize).flatten()[episode]
     following, step_return = [0.0] * len(total), [0.0] * len(reward)
-    for i, e in reversed(list(enumerate(batch.episode))):  # sum of discount^(t' - t) * reward
+    for i, e in reversed(list(enumerate(batch.episode))):  # sum discount^(t' - t) * reward, t' >= t
         following[e] = step_return[i] = batch.reward[i] + discount * following[e]
     return gigpo_advantages(
         total[episode], step_return, episode // group_size, episode, batch.anchor,
@@ -577,12 +576,14 @@ def pad(rows, device):
 
 @contextmanager
 def swapped(parameters, tensors):
-    """Within this block the parameters hold `tensors`: so the model is its own KL reference."""
-    trained = {name: p.data for name, p in parameters.items()}
-    try:
+    """Within this block parameters and `tensors` trade places: the model is its KL reference."""
+
+    def swap():
         for name, p in parameters.items():
-            p.data = tensors[name]
+            p.data, tensors[name] = tensors[name], p.data
+
+    swap()
+    try:
         yield
     finally:
-        for name, p in parameters.items():
-            p.data = trained[name]
+        swap()
