@@ -546,8 +546,8 @@ CHUNK = 2**25  # logits that exist at a time in a training pass: 128 MiB in fp32
 def token_logprobs(x, weight, tokens, temperature, chunk=CHUNK):
     """log softmax(x @ weight.T / temperature) at `tokens`, in fp32.
 
-    x (N, D), weight (V, D), tokens (N,) -> (N,). At most `chunk` logits exist at a time: they are
-    made in parts, and once more in the backward pass.
+    x (N, D), weight (V, D), tokens (N,) -> (N,). More than `chunk` logits are made in parts, and
+    once more in the backward pass.
     """
 
     def some(x, tokens):
@@ -555,6 +555,8 @@ def token_logprobs(x, weight, tokens, temperature, chunk=CHUNK):
         return logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
 
     size = max(1, chunk // len(weight))
+    if len(x) <= size:
+        return some(x, tokens)
     parts = zip(x.split(size), tokens.split(size))
     return torch.cat([recomputed(some, *part) for part in parts])
 
