@@ -14,14 +14,12 @@ Left out on purpose: logging services, configuration files, data parallelism (ru
 
 import argparse
 import contextlib
-import difflib
 import fcntl
 import hashlib
 import itertools
 import json
 import math
 import os
-import platform
 import random
 import select
 import shutil
@@ -46,34 +44,28 @@ import tasks
 from model import Config, Transformer, read_json
 from tasks import one_line
 
-# ------------------------------------------------------------------------------- what trains
+# ---- What trains
 
 
 def layers_of(spec, num_layers, seed=0):
     """The layers that a SPEC of --layer names, in order: "5", "3,5", "mid-4", "random-4" (others
     for each seed), "boost-3,5"; none for "full", "base" and "norm". ValueError for another SPEC.
     """
-    name, _, rest = spec.partition("-")
-    k = int(rest) if is_count(rest) else 0
     if spec in ("full", "base", "norm"):
         return []
-    if name == "boost":
-        return layers_of(rest, num_layers, seed)
-    if name == "mid" and 0 < k <= num_layers:  # the paper's Mid-k
-        return list(range((num_layers - k) // 2, (num_layers + k) // 2))
-    if name == "random" and 0 < k <= num_layers:
-        return sorted(random.Random(f"layers {seed}").sample(range(num_layers), k))
-    layers = {int(part) for part in spec.split(",") if is_count(part)}
-    if len(layers) == len(spec.split(",")) and max(layers) < num_layers:
-        return sorted(layers)
+    parts = spec.removeprefix("boost-").split(",")
+    layers = [layer for layer in range(num_layers) if str(layer) in parts]
+    if len(layers) == len(parts):
+        return layers
+    for k in range(1, num_layers + 1):
+        if parts == [f"mid-{k}"]:  # the paper's Mid-k
+            return list(range((num_layers - k) // 2, (num_layers + k) // 2))
+        if parts == [f"random-{k}"]:
+            return sorted(random.Random(f"layers {seed}").sample(range(num_layers), k))
     raise ValueError(
-        f"--layer {spec}: this model has layers 0 to {num_layers - 1}; name one, several (3,5), "
-        "or full, norm, base, mid-K, random-K, top-K, each, every-K, pairs, search"
+        f"--layer {spec}: this model has layers 0 to {num_layers - 1}; name one, several (3,5) "
+        "or what else --help lists"
     )
-
-
-def is_count(text):
-    return text.isascii() and text.isdecimal() and len(text) < 5
 
 
 def freeze_all_but(model, spec, seed=0):
@@ -93,11 +85,11 @@ def freeze_all_but(model, spec, seed=0):
         prefixes = tuple(f"model.layers.{k}." for k in layers)
         start = min(layers, default=num_layers)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(bool(prefixes) and name.startswith(prefixes))
+        parameter.requires_grad_(name.startswith(prefixes))
     return {name: p for name, p in model.named_parameters() if p.requires_grad}, start
 
 
-# ------------------------------------------------------------------------------- one run
+# ---- One run
 
 WARMUP = 5  # steps over which the learning rate rises
 BOOST = 2  # times the learning rate, as in the paper: 1e-5 for 5e-6
@@ -118,36 +110,33 @@ class Run:
         self.trained, self.start = freeze_all_but(model, spec, seed)
         self.untrained = {name: p.detach().clone() for name, p in self.trained.items()}
         boosted = layers_of(spec, len(model.model.layers), seed) if "boost" in spec else []
-        boosted = tuple(f"model.layers.{k}." for k in boosted) or "nothing"
+        boosted = tuple(f"model.layers.{k}." for k in boosted)
         factors = {name: BOOST for name in self.trained if name.startswith(boosted)}
         self.optimizer = rl.Optimizer(self.trained, factors)
         self.generator = torch.Generator(model.lm_head.weight.device).manual_seed(seed)
         self.steps = settings["steps"] if self.trained else 0
         self.step, self.log, self.scores = 0, [], {}
-        self.saved_at, self.save_seconds = time.monotonic(), 0.0
+        self.save_at = time.monotonic() + SAVE_EVERY
         model.recompute = settings["recompute"]
 
     def train(self):
         """From the last checkpoint, if there is one, to eval.json. Ctrl-C saves a checkpoint."""
         self.load()
-        thirds = (1, 2, 3) if self.settings["panel"] == "test" else (3,)
-        points = {round(self.steps * third / 3) for third in thirds}
-        bar = progress(self.steps, "step", self.folder.name, initial=self.step, leave=False)
-        while self.step < self.steps:
+        points = {round(self.steps * third / 3) for third in (1, 2)} - {self.steps}
+        steps = range(self.step, self.steps)
+        bar = tqdm(steps, self.folder.name, self.steps, leave=False, initial=self.step)
+        for _ in bar:
             if stopping():
                 self.save()
                 raise KeyboardInterrupt
             line = self.train_step()
-            shown = {name: f"{line[name]:.3g}" for name in ("reward", "accuracy", "length")}
+            shown = {name: line[name] for name in ("reward", "accuracy", "length")}
             bar.set_postfix(shown, refresh=False)
-            bar.update(1)
-            if self.step in points:
+            if self.step in points and self.settings["panel"] == "test":
                 self.scores[self.step] = self.evaluate(self.task)
-            if time.monotonic() - self.saved_at >= max(SAVE_EVERY, SAVE_COST * self.save_seconds):
+            if time.monotonic() >= self.save_at:
                 self.save()
-        bar.close()
-        if not self.steps:
-            self.scores[0] = self.evaluate(self.task)
+        self.scores[self.step] = self.evaluate(self.task)
         self.finish()
 
     def train_step(self):
@@ -169,19 +158,17 @@ class Run:
             epochs=s["epochs"], budget=self.budget,
         )  # fmt: skip
         self.step += 1
-        n, (lengths, truncated) = len(episodes), lengths_of(batch, episodes)
+        n = len(episodes)
         self.log.append({
             "step": self.step, "reward": sum(batch.reward) / n, "turns": len(batch.reward) / n,
             "accuracy": sum(episode.solved for episode in episodes) / n,
-            "length": sum(lengths) / n, "truncated": sum(truncated) / n, "lr": lr, **figures,
+            **lengths_of(batch, episodes), "lr": lr, **figures,
         })  # fmt: skip
-        with open(self.folder / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(self.log[-1]) + "\n")
+        write_json(self.folder / "metrics.jsonl", *self.log)
         if self.step % 10 == 0 and not any(line["signal"] for line in self.log[-10:]):
             say(
-                f"{self.folder}: ten steps without a group that has both right and wrong answers, "
-                "so nothing was learnt: try problems of another difficulty, a larger --group or, "
-                "where answers are cut short, more --max-tokens"
+                f"{self.folder}: ten steps without a group that has both right and wrong answers: "
+                "try other problems, a larger --group or, if answers are cut short, --max-tokens"
             )
         return self.log[-1]
 
@@ -207,7 +194,6 @@ class Run:
         greedy, _ = self.play(task, problems, 1, 0.0, generator)
         groups = [episodes[i : i + samples] for i in range(0, len(episodes), samples)]
         solved = ["".join(str(int(e.solved)) for e in group) for group in groups]  # such as "0110"
-        lengths, truncated = lengths_of(batch, episodes)
         examples = [{
             "prompt": text(batch.prompts[batch.prompt_of[i]], skip_special_tokens=False),
             "completion": text(batch.completions[i], skip_special_tokens=False),
@@ -215,7 +201,7 @@ class Run:
         } for i in range(0, len(episodes), samples)[:3]]  # fmt: skip
         return {
             "score": sum(e.solved for e in episodes) / len(episodes), "samples": samples,
-            "length": sum(lengths) / len(episodes), "truncated": sum(truncated) / len(episodes),
+            **lengths_of(batch, episodes),
             "right": "".join(str(outcomes.count("1")) for outcomes in solved),
             "greedy": "".join(str(int(e.solved)) for e in greedy), "solved": solved,
             "answers": [[e.answer for e in group] for group in groups], "examples": examples,
@@ -226,9 +212,10 @@ class Run:
         started = time.monotonic()
         log = json.dumps({"step": self.step, "log": self.log, "scores": self.scores})
         tensors = {"generator": self.generator.get_state(), **self.optimizer.tensors()}
-        write_tensors(self.folder / "checkpoint.safetensors", tensors, {"log": log})
-        self.saved_at = time.monotonic()
-        self.save_seconds = self.saved_at - started
+        with written_beside(self.folder / "checkpoint.safetensors") as part:
+            save_file(tensors, part, {"log": log})
+        now = time.monotonic()
+        self.save_at = now + max(SAVE_EVERY, SAVE_COST * (now - started))
 
     def load(self):
         """Carry on from the checkpoint. A damaged one is named, and the run starts anew."""
@@ -250,14 +237,14 @@ class Run:
     def finish(self):
         """Write the run's files; eval.json comes last and says that the run is done."""
         if self.trained:
-            write_tensors(self.folder / "layer.safetensors", self.optimizer.masters)
+            with written_beside(self.folder / "layer.safetensors") as part:
+                save_file(self.optimizer.masters, part)
         change = {}  # how far each layer moved: the norm of the difference over all its tensors
         for name, master in self.optimizer.masters.items():
             part = name.split(".")[2] if ".layers." in name else name
             moved = (master.detach() - self.untrained[name].float()).norm().item()
             change[part] = math.hypot(change.get(part, 0.0), moved)
-        also = self.task.also if self.settings["panel"] == "test" else {}
-        also = {name: self.evaluate(task) for name, task in also.items()}
+        also = {name: self.evaluate(task) for name, task in self.task.also.items()}
         examples = [{"step": at, **e} for at, s in self.scores.items() for e in s.pop("examples")]
         write_json(self.folder / "examples.jsonl", *examples)
         *before, last = self.scores
@@ -269,27 +256,22 @@ class Run:
         })  # fmt: skip
         (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
 
-    def restore(self):
-        """Leave the model as it came: the next run starts from the same base."""
-        for name, parameter in self.trained.items():
-            parameter.data.copy_(self.untrained[name])
-            parameter.grad = None  # of a step cut short
-
 
 def lengths_of(batch, episodes):
-    """For each episode: the tokens written in it, and whether it or its last turn was cut short."""
+    """The mean of the tokens written in an episode, and the share of episodes cut short."""
     lengths, truncated = [0] * len(episodes), [False] * len(episodes)
     for i, completion, cut in zip(batch.episode, batch.completions, batch.truncated):
         lengths[i] += len(completion)
         truncated[i] = episodes[i].out_of_steps or cut  # an episode's turns stand in order
-    return lengths, truncated
+    n = len(episodes)
+    return {"length": sum(lengths) / n, "truncated": sum(truncated) / n}
 
 
 def count(parameters):
     return sum(parameter.numel() for parameter in parameters)
 
 
-# ------------------------------------------------------------------------------- the embedded base
+# ---- The embedded base
 
 EMBEDDED_CONFIG = Config(
     vocab_size=16, hidden_size=48, intermediate_size=128, num_hidden_layers=8,
@@ -310,8 +292,8 @@ def teach_base(path, task, seed, steps, batch):
     model = Transformer(replace(EMBEDDED_CONFIG, vocab_size=words.get_vocab_size()))
     adam = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     rng, eos, shown = random.Random(f"demonstrations {seed}"), [0], []
-    bar = progress(steps, "step", "teaching the base", leave=False)
-    for step in range(steps):
+    bar = tqdm(range(steps), "teaching the base", leave=False)
+    for step in bar:
         if stopping():
             raise KeyboardInterrupt
         while len(shown) < batch:
@@ -330,9 +312,7 @@ def teach_base(path, task, seed, steps, batch):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adam.step()
-        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-        bar.update(1)
-    bar.close()
+        bar.set_postfix(loss=loss.item(), refresh=False)
     torch.set_num_threads(threads)
     with written_beside(path) as part:
         model.save_pretrained(part)
@@ -340,7 +320,7 @@ def teach_base(path, task, seed, steps, batch):
         (part / "generation_config.json").write_text(json.dumps({"eos_token_id": eos[0]}))
 
 
-# ------------------------------------------------------------------------------- many runs
+# ---- Many runs
 
 # The lesson ends here. What follows is machinery: runs shared between processes, files that are
 # never half-written, the account of memory and work, and the command line.
@@ -354,52 +334,48 @@ def stopping():
     return stop.is_set() or HELPER and select.select([sys.stdin], [], [], 0)[0]
 
 
-def progress(total, unit, name, **options):
-    return tqdm(total=total, unit=unit, desc=name, disable=HELPER, **options)
-
-
 def sweep(runs, prepare):
     """Do all `runs`, folder -> settings, beside other processes that may work on them too.
 
-    `prepare` makes a Run. Returns a line for each that failed; the others go on. OSError for a
-    folder that cannot be written, as the next run would meet the same.
+    `prepare` makes a Run. Where one fails the others go on, and the last lines say why it did.
+    OSError for a folder that cannot be written, as the next run would meet the same.
     """
-    with progress(len(runs), "run", "sweep", smoothing=0) as bar:
+    claim(runs)
+    with tqdm(total=len(runs), desc="sweep", unit="run", smoothing=0) as bar:
         while left := [folder for folder in runs if not is_over(folder)]:
+            if stopping():
+                raise KeyboardInterrupt
             for folder in left:
                 with locked(folder / "lock") as mine:
                     if mine and not is_over(folder):
                         attempt(prepare(folder, runs[folder]))
                 bar.n = sum(map(is_over, runs))
                 bar.refresh()
-            if stopping():
-                raise KeyboardInterrupt
             time.sleep(0.1)  # where other processes hold all that is left
-    return [(folder / "error.txt").read_text() for folder in runs if not is_done(folder)]
+    failed = [path.read_text() for folder in runs if (path := folder / "error.txt").exists()]
+    if failed:
+        sys.exit(1 if HELPER else "\n".join(failed))
 
 
 def attempt(run):
     """Do one run; if it fails, leave the reason in its folder, where every process finds it."""
     try:
         run.train()
-    except (FloatingPointError, MemoryError, OSError, ValueError) as error:
+    except (FloatingPointError, MemoryError, ValueError) as error:
         step = min(run.step + 1, run.steps)
         line = one_line(f"{run.folder}: stopped in step {step} of {run.steps}: {error}")
-        if isinstance(error, OSError):
-            raise OSError(line) from None
         (run.folder / "error.txt").write_text(line)
         say(line)
-    finally:
-        run.restore()
-
-
-def is_done(folder):
-    """eval.json is a run's last file, and then its checkpoint goes."""
-    return (folder / "eval.json").exists() and not (folder / "checkpoint.safetensors").exists()
+    finally:  # the next run starts from the same base
+        for name, parameter in run.trained.items():
+            parameter.data.copy_(run.untrained[name])
+            parameter.grad = None  # of a step cut short
 
 
 def is_over(folder):
-    return is_done(folder) or (folder / "error.txt").exists()
+    """Whether a run is done or failed. eval.json is its last file, and then its checkpoint goes."""
+    done = (folder / "eval.json").exists() and not (folder / "checkpoint.safetensors").exists()
+    return done or (folder / "error.txt").exists()
 
 
 @contextlib.contextmanager
@@ -409,23 +385,22 @@ def helping(helpers, argv):
     They end when their standard input closes, be it that we close it or that we are killed.
     """
     options = {
-        "env": {**os.environ, "ONE_LAYER_HELPER": "1"}, "stdin": subprocess.PIPE,
-        "stdout": subprocess.DEVNULL, "start_new_session": True,  # Ctrl-C is for us alone
+        "env": {**os.environ, "ONE_LAYER_HELPER": "1", "TQDM_DISABLE": "1"},
+        "stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL,
+        "start_new_session": True,  # Ctrl-C is for us alone
     }  # fmt: skip
     command = [sys.executable, __file__, *argv]
     helpers = [subprocess.Popen(command, **options) for _ in range(helpers)]
     try:
         yield
-    except BaseException:
+    finally:
         for helper in helpers:
             helper.stdin.close()
-        raise
-    finally:
         for helper in helpers:
             helper.wait()
 
 
-def search(args, config, digests, do_all):
+def search(args, config, digests, prepare):
     """Find a layer for less than a sweep costs: train all for a few steps, drop the worse half,
     train the rest anew for twice as many, and so on; the last round has half of --steps.
 
@@ -437,28 +412,28 @@ def search(args, config, digests, do_all):
         steps = max(1, args.steps >> (len(layers) - 1).bit_length())
         changed = {"runs": args.runs / f"search-{steps}", "steps": steps, "find_lr": [args.lr]}
         runs = runs_of(argparse.Namespace(**{**vars(args), **changed}), config, digests, layers)
-        do_all(runs)
+        sweep(runs, prepare)
         scores = mean_scores(runs, "layer")
         rounds.append({"steps": steps, "scores": scores})
-        layers = sorted(layers, key=lambda k: -scores[k])[: (len(layers) + 1) // 2]
+        layers = list(scores)[: (len(layers) + 1) // 2]
     total = sum(r["steps"] * len(r["scores"]) for r in rounds) * len(args.seeds)
     return {"layer": int(layers[0]), "rounds": rounds, "steps": total, "seeds": args.seeds}
 
 
 def mean_scores(runs, setting):
-    """The mean score of finished runs, folder -> settings, that agree in this setting."""
+    """The mean score of finished runs that agree in this setting, the best first."""
     found = {}
     for folder, settings in runs.items():
-        if not is_done(folder):
-            raise ValueError(f"{folder} is not done; first run --layer each")
-        score = read_json(folder / "eval.json").get("score")
+        path = folder / "eval.json"
+        score = read_json(path).get("score") if path.exists() else None
         if not isinstance(score, float):
-            raise ValueError(f"{folder / 'eval.json'}: score is missing, so it is damaged")
+            raise ValueError(f"{path}: no score; first run --layer each")
         found.setdefault(settings[setting], []).append(score)
-    return {value: sum(scores) / len(scores) for value, scores in found.items()}
+    means = {value: sum(scores) / len(scores) for value, scores in found.items()}
+    return dict(sorted(means.items(), key=lambda item: -item[1]))
 
 
-# ------------------------------------------------------------------------------- files
+# ---- Files
 
 
 def say(text):
@@ -472,29 +447,20 @@ def written_beside(path):
     Only one process at a time may write a `path`. OSError names what cannot be written.
     """
     part = path.with_name(f"{path.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # a folder that a killed process left
+    shutil.rmtree(part, ignore_errors=True)  # what a killed process left
     try:
-        yield part
-        if part.is_file():
-            with open(part, "rb") as file:
-                os.fsync(file.fileno())  # on the disk before it has its name
-        os.replace(part, path)
+        part.mkdir(parents=True)
+        yield part / path.name
+        os.replace(part / path.name, path)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
         raise OSError(f"{path} cannot be written ({error}): make room, or go elsewhere") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def write_json(path, *values):
     with written_beside(path) as part:
         part.write_text("".join(json.dumps(value) + "\n" for value in values))
-
-
-def write_tensors(path, tensors, metadata=None):
-    for left in path.parent.glob(".tmp*"):  # safetensors' own, of a process that was killed
-        left.unlink()
-    tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    with written_beside(path) as part:
-        save_file(tensors, part, metadata=metadata)
 
 
 @contextlib.contextmanager
@@ -509,30 +475,27 @@ def locked(path, wait=False):
 
 
 def claim(runs):
-    """Write each run's config.json, unless its folder holds runs that were made otherwise.
+    """Write each run's config.json, unless the folder holds runs that were made otherwise.
 
     Side by side may stand runs of other layers and seeds (and, compared by --find-lr, rates), and
     of nothing else that differs. ValueError names the setting that does.
     """
-    root, any_of_ours = next(iter(runs)).parent, next(iter(runs.values()))
-    git = ["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"]
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "git": None}
-    with contextlib.suppress(OSError):  # there may be no git
-        versions["git"] = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
+    root, ours = next(iter(runs)).parent, next(iter(runs.values()))
+    options = {"shell": True, "cwd": Path(__file__).parent, "capture_output": True, "text": True}
+    git = subprocess.run("git rev-parse HEAD", **options).stdout.strip() or None
+    versions = {"python": sys.version.split()[0], "torch": torch.__version__, "git": git}
     root.mkdir(parents=True, exist_ok=True)
     with locked(root / "settings.lock", wait=True):
         for path in sorted(root.glob("*-seed-*/config.json")):
-            there, ours = read_json(path).get("settings"), runs.get(path.parent, any_of_ours)
-            if not isinstance(there, dict):
-                raise ValueError(f"{path}: no settings in it: damaged, or another program's")
-            free = set() if path.parent in runs else {"layer", "seed", "also"}
-            if free and "validation" in (there.get("panel"), ours["panel"]):
+            there, free = read_json(path).get("settings"), {"layer", "seed"}
+            there = there if isinstance(there, dict) else {}
+            if "validation" in (there.get("panel"), ours["panel"]):
                 free |= {"lr", "panel"}
-            for name in sorted({*there, *ours} - free):
-                if there.get(name) != ours.get(name):
+            for name in sorted(ours.keys() - free):
+                if there.get(name) != ours[name]:
                     raise ValueError(
-                        f"{path.parent} was made with {name} = {there.get(name)!r}, this command "
-                        f"says {ours.get(name)!r}: take another folder, such as --runs {root}-2"
+                        f"{path} was made with {name} = {there.get(name)!r}, and this command "
+                        f"says {ours[name]!r}: take another folder for --runs"
                     )
         for folder, settings in runs.items():
             folder.mkdir(exist_ok=True)
@@ -542,13 +505,15 @@ def claim(runs):
                 (folder / "error.txt").unlink(missing_ok=True)
 
 
-def digest_of(paths, texts=()):
-    """A short name for what is in these files and texts."""
-    digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass"))
-    for path in paths:
-        with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
+def digests_of(task, path):
+    """Short names for the contents of the problems, and of the weights in a checkpoint's folder."""
+    problems = [*task.test, *task.validation, *(task.train or task.draw(0, 0, 100))]
+    text = "\0".join(f"{p.prompt}\n{p.answer}" for p in problems)
+    problems, weights = hashlib.sha256(text.encode("utf-8", "surrogatepass")), hashlib.sha256()
+    for file in sorted(path.glob("*.safetensors")):
+        with open(file, "rb") as content:
+            weights.update(hashlib.file_digest(content, "sha256").digest())
+    return {"problems": problems.hexdigest()[:16], "weights": weights.hexdigest()[:16]}
 
 
 def merge(run, out):
@@ -557,7 +522,7 @@ def merge(run, out):
     source, ignored = run.parent / settings["model"], (".*", "*.safetensors*", "*.bin")
     model = Transformer.from_pretrained(source, dtype=DTYPES[settings["dtype"]])
     try:
-        model.load_state_dict({**model.state_dict(), **load_file(run / "layer.safetensors")})
+        model.load_state_dict(load_file(run / "layer.safetensors"), strict=False)
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{run}/layer.safetensors does not fit {source} ({error})") from None
     with written_beside(out) as part:
@@ -566,7 +531,7 @@ def merge(run, out):
     return f"written: {out}"
 
 
-# ------------------------------------------------------------------------------- memory and work
+# ---- Memory and work
 
 
 def account(config, settings, prompt_length, memory):
@@ -579,19 +544,20 @@ def account(config, settings, prompt_length, memory):
         model = Transformer(config)
     trained, start = freeze_all_but(model, settings["layer"], settings["seed"])
     total, trains = count(model.parameters()), count(trained.values())
-    size, L, D = DTYPES[settings["dtype"]].itemsize, config.num_hidden_layers, config.hidden_size
-    group, new, again = settings["group"], settings["max_tokens"], settings["recompute"]
-    steps, kv = settings["steps"] * (trains > 0), 2 * config.num_key_value_heads * config.head_dim
+    L, D, V = config.num_hidden_layers, config.hidden_size, config.vocab_size
+    size, again, s = DTYPES[settings["dtype"]].itemsize, settings["recompute"], settings
+    steps, group, new = s["steps"] * (trains > 0), s["group"], s["max_tokens"]
+    kv = 2 * config.num_key_value_heads * config.head_dim
     inner = 8 * D + 3 * (config.num_attention_heads * config.head_dim + kv)
     inner += 3 * config.intermediate_size  # numbers that a layer keeps of a token
-    row, step = prompt_length + new, settings["prompts"] * (group * new + prompt_length)  # tokens
+    row, step = prompt_length + new, s["prompts"] * (group * new + prompt_length)  # tokens
     state = trains * ((12 if size == 4 else 18) + size)  # masters, gradients, Adam, untrained copy
     state += size * D * step * (0 < start and steps > 0)  # what enters the layer, from sampling
     # Of a GPU: its context, libraries, graphs and what lies between tensors. Not yet measured.
-    fixed = size * total + state + (15 if settings["device"] == "cuda" else 4) * 10**8
-    fixed += 16 * min(rl.CHUNK, step * config.vocab_size) * (steps > 0)  # logits
+    fixed = size * total + state + (15 if s["device"] == "cuda" else 4) * 10**8
+    fixed += 16 * min(rl.CHUNK, step * V) * (steps > 0)  # logits
     cost = {  # bytes a position, and the fewest positions
-        "sampling": (size * L * kv + 16 * config.vocab_size // row, group * row),
+        "sampling": (size * L * kv + 16 * V // row, group * row),
         "training": (size * ((L - start) * (D if again else inner) + inner * again) or 1, row),
     }
     budget, peak = {"sampling": 16384, "training": 4096}, fixed  # positions at a time
@@ -600,10 +566,10 @@ def account(config, settings, prompt_length, memory):
             budget[phase] = max(least, int((0.9 * memory - fixed) / each))
         peak = max(peak, fixed + each * max(least, min(budget[phase], step)))
 
-    product = total - config.vocab_size * D * (not config.tie_word_embeddings)  # less the embedding
-    asked = settings["eval_problems"] * (3 if steps else 1)
-    answers = steps * settings["prompts"] * group + asked * (settings["samples"] + 1)
-    sampled = answers * new + (steps * settings["prompts"] + 2 * asked) * prompt_length
+    product = total - V * D * (not config.tie_word_embeddings)  # less the embedding
+    asked = s["eval_problems"] * (3 if steps else 1)
+    answers = steps * s["prompts"] * group + asked * (s["samples"] + 1)
+    sampled = answers * new + (steps * s["prompts"] + 2 * asked) * prompt_length
     passes = (4 + 2 * again) * product * (L - start) / L + 2 * trains  # FLOPs a token trained on
     return budget, {
         "parameters, millions": total / 1e6, "of these train, millions": trains / 1e6,
@@ -611,36 +577,39 @@ def account(config, settings, prompt_length, memory):
         "expected peak, GiB": peak / 2**30, "answers, thousands": answers / 1e3,
         "tokens sampled, millions": answers * new / 1e6,
         "sampling, PFLOP": 2 * product * sampled / 1e15,
-        "training, PFLOP": settings["epochs"] * steps * step * passes / 1e15,
+        "training, PFLOP": s["epochs"] * steps * step * passes / 1e15,
     }  # fmt: skip
 
 
-def plan_of(args, config, runs, prompt_length=None):
+def plan_of(args, path, config):
     """What --plan prints: memory and work of the first run of each kind, and the hours of all."""
-    kinds, hours, assumed = {}, 0.0, " (assumed)" if prompt_length is None else ""
-    prompt_length = prompt_length or 512
+    longest, assumed, kinds, hours = 512, " (assumed)", {}, 0.0
+    if args.task != "math" and (path / "tokenizer.json").exists():
+        (_, _, longest), assumed = open_task(args, path, config), ""
+    runs = runs_of(args, config, {})
     for settings in runs.values():
-        _, found = account(config, settings, prompt_length, args.memory)
+        _, found = account(config, settings, longest, args.memory)
         found["hours"] = (found["sampling, PFLOP"] + found["training, PFLOP"]) / args.tflops / 3.6
         hours += found["hours"]
-        kinds.setdefault("one layer" if is_count(settings["layer"]) else settings["layer"], found)
+        one = settings["layer"].isdecimal()
+        kinds.setdefault("one layer" if one else settings["layer"], found)
     lines = [f"{'':26}" + "".join(f"{kind:>12}" for kind in kinds)]
     for name in next(iter(kinds.values())):
         lines.append(f"{name:26}" + "".join(f"{found[name]:>12,.2f}" for found in kinds.values()))
     lines.append(f"{len(runs)} runs, {hours:.1f} hours at {args.tflops:g} TFLOP/s (--tflops), with "
-                 f"prompts of {prompt_length} tokens{assumed}, answers of --max-tokens, on "
+                 f"prompts of {longest} tokens{assumed}, answers of --max-tokens, on "
                  f"{args.device} in {args.dtype}.")  # fmt: skip
     for kind, found in kinds.items():
         if args.memory and found["expected peak, GiB"] * 2**30 > args.memory:
-            needed = ", and C(k) needs it" if kind in ("base", "full") else ""
-            lines.append(f"{kind} does not fit{needed}")
+            lines.append(f"{kind} does not fit")
     return "\n".join(lines)
 
 
-# ------------------------------------------------------------------------------- the command line
+# ---- The command line
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-TOY = {"steps": 120, "lr": 5e-4, "prompts": 32, "group": 16, "teach_steps": 700, "teach_batch": 256}
+TOY = {"steps": 120, "lr": 5e-4, "group": 16, "seeds": [0, 1, 2], "prompts": 32,
+       "teach_steps": 700, "teach_batch": 256}  # fmt: skip
 PRESETS = {  # for each task of the embedded model
     "math": {**TOY, "max_tokens": 6, "eval_problems": 1000},
     "math-short": {**TOY, "max_tokens": 6, "eval_problems": 1000},
@@ -648,8 +617,7 @@ PRESETS = {  # for each task of the embedded model
     "household": {**TOY, "max_tokens": 4, "eval_problems": 200, "teach_batch": 128,
                   "steps": 50, "prompts": 8, "group": 8},
 }  # fmt: skip
-CHECKPOINT = {"steps": 200, "lr": 5e-6, "prompts": 32, "group": 8, "max_tokens": 1024, "seeds": [0]}
-NOT_SETTINGS = "runs base seeds find_lr boost jobs memory tflops plan merge out".split()
+NOT_SETTINGS = "runs base seeds find_lr jobs memory tflops plan merge out".split()
 
 
 def fail(message):
@@ -666,98 +634,77 @@ def number(kind, low, high=2**32 - 1):
         with contextlib.suppress(ValueError):
             if low <= kind(text) <= high:
                 return kind(text)
-        name = f"{'whole ' * (kind is int)}number from {low} to {high}"
-        raise argparse.ArgumentTypeError(f"must be a {name}, not {text!r}")
+        raise argparse.ArgumentTypeError(f"{text!r} is no {kind.__name__} from {low} to {high}")
 
     return read
 
 
 def several(read):
-    """An argparse type: different values with commas between them."""
-    return lambda text: list(dict.fromkeys(read(part) for part in text.split(",")))
-
-
-def device(text):
-    """An argparse type."""
-    if text not in ("cpu", "cuda"):
-        why = f"must be cpu or cuda, not {text!r}; CUDA_VISIBLE_DEVICES=1 chooses another GPU"
-        raise argparse.ArgumentTypeError(why)
-    return text
-
-
-def folder(text):
-    """An argparse type."""
-    if not Path(text).is_dir():
-        why = f"{text}: no such folder; hf download NAME --local-dir DIR makes one"
-        raise argparse.ArgumentTypeError(why)
-    return Path(text)
+    """An argparse type: values with commas between them."""
+    return lambda text: [read(part) for part in text.split(",")]
 
 
 def options():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.error = fail
     some, positive, seed = number(int, 1), number(float, 1e-12), number(int, 0)
-    for name, kind, default, text in (
+    for name, kind, default, text in (  # the defaults are those of a checkpoint
         ("layer", str, "each", "5 | 3,5 | full | norm | base | mid-4 | top-4 | random-4 | each "
                                "| every-4 | pairs | search"),
-        ("boost", str, None, "train everything, and these layers (3,5 | top-4) at twice the rate"),
-        ("model", folder, None, "checkpoint in Hugging Face format (default: the embedded model)"),
+        ("model", Path, None, "checkpoint in Hugging Face format (default: the embedded model)"),
         ("task", str, "math", "math | math-short | code | household | a file of problems | a .py"),
         ("instruction", str, None, "what every question of a file ends with"),
         ("also", several(str), [], "tasks to score on too: a.jsonl,household; of math sub,max,min"),
         ("algo", tuple(rl.ALGORITHMS), "grpo", None),
         ("runs", Path, Path("runs"), "folder for the runs"),
-        ("seeds", several(seed), [0, 1, 2], "one run each (default of a checkpoint: 0)"),
+        ("seeds", several(seed), [0], "one run each"),
         ("find-lr", several(positive), [], "train at each of these rates, score on validation"),
-        ("steps", some, None, "optimizer steps of a run"),
-        ("lr", positive, None, "learning rate, the same for full training and single layers"),
-        ("prompts", some, None, "problems a step"),
-        ("group", number(int, 2), None, "completions a problem"),
-        ("max-tokens", some, None, "longest completion"),
-        ("temperature", positive, 1.0, "of sampling, in training and evaluation"),
-        ("clip", positive, 0.2, "clip range of the ratio"),
-        ("kl", number(float, 0), 0.0, "weight of the KL penalty to the base"),
+        ("steps", some, 200, "optimizer steps of a run"),
+        ("lr", positive, 5e-6, "learning rate"),
+        ("prompts", some, 32, "problems a step"),
+        ("group", number(int, 2), 8, "completions a problem"),
+        ("max-tokens", some, 1024, "longest completion"),
+        ("temperature", positive, 1.0, "of sampling"),
+        ("clip", positive, 0.2, "range of the ratio"),
+        ("kl", number(float, 0), 0.0, "weight of the KL term"),
         ("epochs", some, 1, "updates a batch"),
-        ("eval-problems", some, None, "problems scored on (of a checkpoint 8 a prompt)"),
-        ("samples", number(int, 1, 9), 4, "sampled completions of each of them"),
+        ("eval-problems", some, 256, "problems scored on"),
+        ("samples", number(int, 1, 9), 4, "completions of each of them"),
         ("base-seed", seed, 0, "seed of the embedded model"),
-        ("jobs", some, None, "processes that share the runs (embedded model: one a core)"),
-        ("memory", positive, None, "GiB to stay within (default: what is free on the GPU)"),
-        ("tflops", positive, 10.0, "sustained rate that --plan takes hours from"),
-        ("device", device, None, "cpu | cuda (default: of a checkpoint cuda, if there is one)"),
+        ("jobs", some, None, "processes (default for the embedded model: one a core)"),
+        ("memory", positive, None, "GiB (default: what is free on the GPU)"),
+        ("tflops", positive, 10.0, "what --plan reckons with"),
+        ("device", ("cpu", "cuda"), None, "default: of a checkpoint cuda, if there is one"),
         ("dtype", tuple(DTYPES), None, "default: bf16 on cuda, else fp32"),
         ("merge", Path, None, "a finished run, whose whole checkpoint goes to --out"),
         ("out", Path, Path("merged"), "new folder for --merge"),
         ("recompute", bool, False, "less memory for the backward pass, more time"),
-        ("plan", bool, False, "print memory and work, and run nothing"),
+        ("plan", bool, False, "print memory and work, and stop"),
     ):  # fmt: skip
         kind = {"choices": kind} if isinstance(kind, tuple) else {"type": kind}
         kind = {"action": "store_true"} if default is False else kind
         parser.add_argument(f"--{name}", default=default, help=text, **kind)
+    text = "train everything, and these layers (3,5 | top-4) at twice the rate"
+    parser.add_argument("--boost", dest="layer", type="boost-{}".format, help=text)
     return parser
 
 
 def parse(argv):
     """The command line as a Namespace, checked as far as no file is needed for it."""
     parser, cuda = options(), torch.cuda.is_available()
-    args, unknown = parser.parse_known_args(argv)
-    for word in unknown[:1]:
-        near = difflib.get_close_matches(word, parser._option_string_actions, 1)
-        fail(f"{word}: no such option" + (f"; did you mean {near[0]}?" if near else ""))
-    if not args.model and args.task not in PRESETS:
-        fail(f"--task {args.task} needs --model; the embedded model knows {', '.join(PRESETS)}")
-    parser.set_defaults(**(CHECKPOINT if args.model else PRESETS[args.task]))
     args = parser.parse_args(argv)
-    args.eval_problems = args.eval_problems or 8 * args.prompts
+    if args.model and not args.model.is_dir():
+        fail(f"--model {args.model}: no such folder; hf download NAME --local-dir DIR makes one")
+    if not args.model:
+        if args.task not in PRESETS:
+            fail(f"--task {args.task} needs --model; without it there are {', '.join(PRESETS)}")
+        parser.set_defaults(**PRESETS[args.task])
+    args = parser.parse_args(argv)
     args.device = args.device or ("cuda" if cuda and args.model else "cpu")
     args.dtype = args.dtype or ("bf16" if args.device == "cuda" else "fp32")
     args.base = "" if args.model else f"base-{args.task}-{args.base_seed}"
     if args.find_lr and args.layer != "full":
-        fail("--find-lr goes with --layer full: full training chooses, every layer uses the same")
-    if args.boost is not None:
-        if args.layer != "each" or args.boost in ("", "full", "base", "norm"):
-            fail("--boost names layers, such as 3,5 or top-4, and goes without --layer")
-        args.layer = f"boost-{args.boost}"
+        fail("--find-lr goes with --layer full, and every layer uses the rate that is best there")
     if args.device == "cuda" and not cuda and not args.plan:
         fail("--device cuda is not there; this machine has --device cpu")
     if args.memory:
@@ -769,35 +716,37 @@ def parse(argv):
 
 def specs_of(args, num_layers):
     """What --layer asks for, one SPEC a run; "top-4" as the layers that it stands for."""
-    each, (name, _, k) = list(map(str, range(num_layers))), args.layer.partition("-")
-    if args.layer == "pairs":
+    each, spec = list(map(str, range(num_layers))), args.layer
+    counts, (name, _, k) = {str(k): k for k in range(1, num_layers + 1)}, spec.rpartition("-")
+    if spec == "pairs":
         return list(map(",".join, itertools.combinations(each, 2)))
-    if args.layer in ("each", "search") or name == "every" and is_count(k) and int(k):
-        return ["base", "full", "norm", *dict.fromkeys([*each[:: int(k or 1)], each[-1]])]
-    boost = "boost-" * (name == "boost")
-    spec = args.layer.removeprefix(boost)
-    if spec.startswith("top-") and is_count(k := spec[4:]) and 0 < int(k) <= num_layers:
+    if spec in ("each", "search") or name == "every" and k in counts:
+        return ["base", "full", "norm", *dict.fromkeys([*each[:: counts.get(k, 1)], each[-1]])]
+    if name in ("top", "boost-top") and k in counts:
         runs = {args.runs / f"layer-{layer}-seed-{seed}": {"layer": layer}
                 for layer in each for seed in args.seeds}  # fmt: skip
-        scores = mean_scores(runs, "layer")
-        spec = ",".join(sorted(each, key=lambda layer: -scores[layer])[: int(k)])
+        best = list(mean_scores(runs, "layer"))[: counts[k]]
+        spec = spec.replace(f"top-{k}", ",".join(best))
     layers = layers_of(spec, num_layers)
-    return [boost + (",".join(map(str, layers)) if spec[0].isdecimal() else spec)]  # 5,3 is 3,5
+    if "," in spec:  # 5,3 is 3,5
+        spec = "boost-" * spec.startswith("boost-") + ",".join(map(str, layers))
+    return [spec]
 
 
 def runs_of(args, config, digests, specs=None):
     """The runs a command asks for: folder -> settings. ValueError for a --layer without sense."""
     shared = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
-    shared |= {"model": args.model and str(args.model.resolve()) or args.base, **digests}
-    shared |= {"panel": "validation" if args.find_lr else "test"}
-    shared |= {"num_layers": config.num_hidden_layers}
+    shared |= {
+        "model": str(args.model.resolve()) if args.model else args.base,
+        "panel": "validation" if args.find_lr else "test",
+        "num_layers": config.num_hidden_layers, **digests,
+    }  # fmt: skip
     specs, runs = specs or specs_of(args, config.num_hidden_layers), {}
     for seed, spec, lr in itertools.product(args.seeds, specs, args.find_lr or [args.lr]):
         if spec != "base" or seed == args.seeds[0]:  # nothing trains in the base, no seed matters
             name = f"layer-{spec}" if spec[0].isdecimal() else spec
-            name += f"-lr-{lr:g}" if args.find_lr else ""
-            settings = {**shared, "layer": spec, "seed": seed, "lr": lr}
-            runs[args.runs / f"{name}-seed-{seed}"] = settings
+            name += f"-lr-{lr:g}" * bool(args.find_lr) + f"-seed-{seed}"
+            runs[args.runs / name] = {**shared, "layer": spec, "seed": seed, "lr": lr}
     return runs
 
 
@@ -819,8 +768,8 @@ def open_task(args, path, config):
     longest = max(map(len, tokenizer.encode([task.start(p).prompt for p in problems])))
     if longest + args.max_tokens > config.max_position_embeddings:
         raise ValueError(
-            f"--max-tokens {args.max_tokens} after a prompt of {longest} tokens exceeds the "
-            f"context of {config.max_position_embeddings}"
+            f"--max-tokens {args.max_tokens} after a prompt of {longest} tokens "
+            f"exceeds the context of {config.max_position_embeddings}"
         )
     return task, tokenizer, longest
 
@@ -835,15 +784,11 @@ def run_command(args, argv):
     # One thread for the embedded model, so that its figures do not depend on the cores.
     torch.set_num_threads(max(1, torch.get_num_threads() // jobs) if args.model else 1)
     config = Config.from_hf(read_json(path / "config.json")) if args.model else EMBEDDED_CONFIG
-    runs = runs_of(args, config, {})  # a bad option should not cost the minutes of teaching
-    if args.plan and (args.task == "math" or not (path / "tokenizer.json").exists()):
-        return plan_of(args, config, runs)
-    task, tokenizer, longest = open_task(args, path, config)
     if args.plan:
-        return plan_of(args, config, runs_of(args, config, {}), longest)
-    problems = [*task.test, *task.validation, *(task.train or task.draw(0, 0, 100))]
-    digests = {"problems": digest_of([], [f"{p.prompt}\n{p.answer}" for p in problems])}
-    digests["weights"] = digest_of(sorted(path.glob("*.safetensors")))
+        return plan_of(args, path, config)
+    specs_of(args, config.num_hidden_layers)  # refused before the minutes of teaching
+    task, tokenizer, longest = open_task(args, path, config)
+    digests = digests_of(task, path)
     if torchrun and args.device == "cuda":
         torch.cuda.set_device(int(torchrun) % torch.cuda.device_count())  # a GPU for each
     model = Transformer.from_pretrained(path, dtype=DTYPES[args.dtype], device=args.device)
@@ -852,19 +797,14 @@ def run_command(args, argv):
         budget, _ = account(model.config, settings, longest, args.memory)
         return Run(model, tokenizer, task, folder, settings, budget)
 
-    def do_all(runs):
-        claim(runs)
-        if failed := sweep(runs, prepare):
-            sys.exit(1 if HELPER else "\n".join(failed))
-
     runs = runs_of(args, config, digests)
-    left = jobs if args.layer == "search" else sum(not is_done(folder) for folder in runs)
+    left = jobs if args.layer == "search" else sum(not is_over(folder) for folder in runs)
     with helping(0 if HELPER else min(jobs, left) - 1, argv):
         if args.layer == "search":
-            found = search(args, config, digests, do_all)
+            found = search(args, config, digests, prepare)
             write_json(args.runs / "search.json", found)
             return f"found: layer {found['layer']}"
-        do_all(runs)
+        sweep(runs, prepare)
     if args.find_lr:
         rates = ", ".join(f"{lr:g} {score:.3f}" for lr, score in mean_scores(runs, "lr").items())
         return f"sampled score on the validation panel, mean over seeds: {rates}"
@@ -881,11 +821,9 @@ def on_interrupt(*_):
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     try:
-        said = run_command(parse(argv), argv)
+        print(run_command(parse(argv), argv))
     except (ValueError, OSError) as error:
         fail(error)
-    if not HELPER:
-        print(said)
 
 
 if __name__ == "__main__":

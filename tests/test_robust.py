@@ -98,8 +98,9 @@ def test_twenty_kills_leave_the_files_of_an_undisturbed_sweep(runs, command, who
 
 def test_what_safetensors_leaves_when_killed_is_removed(runs, command, whole):
     """Its own name for a file that is not whole yet: tempfile's, in the folder of the file."""
-    (runs / "full-seed-0").mkdir(parents=True)
-    (runs / "full-seed-0" / ".tmpgHf03v").write_bytes(b"half")
+    part = runs / "full-seed-0" / "layer.safetensors.part"
+    part.mkdir(parents=True)
+    (part / ".tmpgHf03v").write_bytes(b"half")
     train.main(command(runs, "--layer", "each"))
     assert contents(runs) == whole
 
@@ -454,11 +455,11 @@ def test_nothing_is_unpickled_and_only_the_sandbox_runs_text():
 def layers_by_the_book(spec, L):
     if spec in ("full", "norm", "base"):
         return []
-    if match := re.fullmatch("mid-([0-9]{1,4})", spec):
+    if match := re.fullmatch("mid-([1-9][0-9]*)", spec):
         k = Fraction(int(match[1]))
         ends = [math.floor(Fraction(L, 2) - k / 2), math.floor(Fraction(L, 2) + k / 2)]
         return [layer for layer in range(L) if ends[0] <= layer < ends[1]] if 1 <= k <= L else None
-    if not re.fullmatch("[0-9]{1,4}(,[0-9]{1,4})*", spec):
+    if not re.fullmatch("(0|[1-9][0-9]*)(,(0|[1-9][0-9]*))*", spec):
         return None
     layers = [int(part) for part in spec.split(",")]
     return sorted(layers) if len({*layers}) == len(layers) and max(layers) < L else None
