@@ -291,7 +291,7 @@ def teach_base(path, task, seed, steps, batch):
     torch.manual_seed(seed)
     model = Transformer(replace(EMBEDDED_CONFIG, vocab_size=words.get_vocab_size()))
     adam = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    rng, eos, shown = random.Random(f"demonstrations {seed}"), [0], []
+    rng, shown = random.Random(f"demonstrations {seed}"), []
     bar = tqdm(range(steps), "teaching the base", leave=False)
     for step in bar:
         if stopping():
@@ -300,7 +300,7 @@ def teach_base(path, task, seed, steps, batch):
             shown += task.demonstrate(rng)
         now, shown = shown[:batch], shown[batch:]
         prompts, answers = ([e.ids for e in words.encode_batch(list(text))] for text in zip(*now))
-        tokens, real = rl.pad([p + a + eos for p, a in zip(prompts, answers)], "cpu")  # (B, T)
+        tokens, real = rl.pad([p + a + [0] for p, a in zip(prompts, answers)], "cpu")  # (B, T)
         starts = torch.tensor([[len(prompt)] for prompt in prompts])
         is_answer = real & (torch.arange(tokens.shape[1]) >= starts)
         logits = model(tokens[:, :-1])[is_answer[:, 1:]]  # (answer tokens, vocab)
@@ -317,7 +317,7 @@ def teach_base(path, task, seed, steps, batch):
     with written_beside(path) as part:
         model.save_pretrained(part)
         (part / "tokenizer.json").write_text(words.to_str(pretty=True))
-        (part / "generation_config.json").write_text(json.dumps({"eos_token_id": eos[0]}))
+        (part / "generation_config.json").write_text('{"eos_token_id": 0}')
 
 
 # ---- Many runs
@@ -338,7 +338,6 @@ def sweep(runs, prepare):
     """Do all `runs`, folder -> settings, beside other processes that may work on them too.
 
     `prepare` makes a Run. Where one fails the others go on, and the last lines say why it did.
-    OSError for a folder that cannot be written, as the next run would meet the same.
     """
     claim(runs)
     with tqdm(total=len(runs), desc="sweep", unit="run", smoothing=0) as bar:
@@ -401,17 +400,16 @@ def helping(helpers, argv):
 
 
 def search(args, config, digests, prepare):
-    """Find a layer for less than a sweep costs: train all for a few steps, drop the worse half,
-    train the rest anew for twice as many, and so on; the last round has half of --steps.
+    """Find a layer for less than a sweep costs: train all for a few steps, the better half anew for
+    twice as many, and so on; the last round has half of --steps. Scored on the validation panel.
 
-    Scored on the validation panel, in --runs/search-STEPS. Returns {"layer", "rounds": [{"steps",
-    "scores"}], "steps": of all rounds and seeds, "seeds"}.
+    Returns {"layer", "rounds": [{"steps", "scores"}], "steps": of all rounds and seeds, "seeds"}.
     """
     layers, rounds = list(map(str, range(config.num_hidden_layers))), []
     while len(layers) > 1:
         steps = max(1, args.steps >> (len(layers) - 1).bit_length())
         changed = {"runs": args.runs / f"search-{steps}", "steps": steps, "find_lr": [args.lr]}
-        runs = runs_of(argparse.Namespace(**{**vars(args), **changed}), config, digests, layers)
+        runs = runs_of(argparse.Namespace(**(vars(args) | changed)), config, digests, layers)
         sweep(runs, prepare)
         scores = mean_scores(runs, "layer")
         rounds.append({"steps": steps, "scores": scores})
@@ -466,6 +464,7 @@ def write_json(path, *values):
 @contextlib.contextmanager
 def locked(path, wait=False):
     """Hold the lock file `path` for a block; yields False where another process has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -481,10 +480,8 @@ def claim(runs):
     of nothing else that differs. ValueError names the setting that does.
     """
     root, ours = next(iter(runs)).parent, next(iter(runs.values()))
-    options = {"shell": True, "cwd": Path(__file__).parent, "capture_output": True, "text": True}
-    git = subprocess.run("git rev-parse HEAD", **options).stdout.strip() or None
-    versions = {"python": sys.version.split()[0], "torch": torch.__version__, "git": git}
-    root.mkdir(parents=True, exist_ok=True)
+    failed, git = subprocess.getstatusoutput(f"git -C '{Path(__file__).parent}' rev-parse HEAD")
+    versions = {"torch": torch.__version__, "git": None if failed else git, "python": sys.version}
     with locked(root / "settings.lock", wait=True):
         for path in sorted(root.glob("*-seed-*/config.json")):
             there, free = read_json(path).get("settings"), {"layer", "seed"}
@@ -498,7 +495,6 @@ def claim(runs):
                         f"says {ours[name]!r}: take another folder for --runs"
                     )
         for folder, settings in runs.items():
-            folder.mkdir(exist_ok=True)
             if not (folder / "config.json").exists():
                 write_json(folder / "config.json", {"settings": settings, "versions": versions})
             if not HELPER:  # a new command tries again what failed
@@ -596,9 +592,8 @@ def plan_of(args, path, config):
     lines = [f"{'':26}" + "".join(f"{kind:>12}" for kind in kinds)]
     for name in next(iter(kinds.values())):
         lines.append(f"{name:26}" + "".join(f"{found[name]:>12,.2f}" for found in kinds.values()))
-    lines.append(f"{len(runs)} runs, {hours:.1f} hours at {args.tflops:g} TFLOP/s (--tflops), with "
-                 f"prompts of {longest} tokens{assumed}, answers of --max-tokens, on "
-                 f"{args.device} in {args.dtype}.")  # fmt: skip
+    lines.append(f"{len(runs)} runs, {hours:.1f} hours at {args.tflops:g} TFLOP/s, with prompts of "
+                 f"{longest} tokens{assumed}, on {args.device} in {args.dtype}.")  # fmt: skip
     for kind, found in kinds.items():
         if args.memory and found["expected peak, GiB"] * 2**30 > args.memory:
             lines.append(f"{kind} does not fit")
@@ -658,7 +653,7 @@ def options():
         ("algo", tuple(rl.ALGORITHMS), "grpo", None),
         ("runs", Path, Path("runs"), "folder for the runs"),
         ("seeds", several(seed), [0], "one run each"),
-        ("find-lr", several(positive), [], "train at each of these rates, score on validation"),
+        ("find-lr", several(positive), [], "with --layer full: rates to score on validation"),
         ("steps", some, 200, "optimizer steps of a run"),
         ("lr", positive, 5e-6, "learning rate"),
         ("prompts", some, 32, "problems a step"),
@@ -703,8 +698,6 @@ def parse(argv):
     args.device = args.device or ("cuda" if cuda and args.model else "cpu")
     args.dtype = args.dtype or ("bf16" if args.device == "cuda" else "fp32")
     args.base = "" if args.model else f"base-{args.task}-{args.base_seed}"
-    if args.find_lr and args.layer != "full":
-        fail("--find-lr goes with --layer full, and every layer uses the rate that is best there")
     if args.device == "cuda" and not cuda and not args.plan:
         fail("--device cuda is not there; this machine has --device cpu")
     if args.memory:
@@ -756,10 +749,8 @@ def open_task(args, path, config):
     task.also = {Path(name).name: tasks.load_task(name, not args.model) for name in args.also}
     for name, other in task.also.items():
         if not args.model and (other.test == task.test or {*other.vocabulary} - {*task.vocabulary}):
-            raise ValueError(f"--also {name}: must be another task, in words that the model knows")
-    args.eval_problems = min(args.eval_problems, len(task.test))
+            raise ValueError(f"--also {name}: must be another task, in words the model knows")
     if not args.model:
-        args.runs.mkdir(parents=True, exist_ok=True)
         with locked(args.runs / "base.lock", wait=True):
             if not path.exists():
                 teach_base(path, task, args.base_seed, args.teach_steps, args.teach_batch)
@@ -779,18 +770,16 @@ def run_command(args, argv):
     if args.merge:
         return merge(args.merge, args.out)
     path = args.model or args.runs / args.base
-    torchrun = os.environ.get("LOCAL_RANK")  # the number of this process, if torchrun started it
-    jobs = args.jobs or (1 if args.model or torchrun else torch.get_num_threads())
+    jobs = args.jobs or (1 if args.model else torch.get_num_threads())
     # One thread for the embedded model, so that its figures do not depend on the cores.
     torch.set_num_threads(max(1, torch.get_num_threads() // jobs) if args.model else 1)
     config = Config.from_hf(read_json(path / "config.json")) if args.model else EMBEDDED_CONFIG
     if args.plan:
         return plan_of(args, path, config)
-    specs_of(args, config.num_hidden_layers)  # refused before the minutes of teaching
     task, tokenizer, longest = open_task(args, path, config)
     digests = digests_of(task, path)
-    if torchrun and args.device == "cuda":
-        torch.cuda.set_device(int(torchrun) % torch.cuda.device_count())  # a GPU for each
+    if args.device == "cuda":  # each process of torchrun has its own
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     model = Transformer.from_pretrained(path, dtype=DTYPES[args.dtype], device=args.device)
 
     def prepare(folder, settings):
@@ -802,7 +791,8 @@ def run_command(args, argv):
     with helping(0 if HELPER else min(jobs, left) - 1, argv):
         if args.layer == "search":
             found = search(args, config, digests, prepare)
-            write_json(args.runs / "search.json", found)
+            if not HELPER:
+                write_json(args.runs / "search.json", found)
             return f"found: layer {found['layer']}"
         sweep(runs, prepare)
     if args.find_lr:
