@@ -63,8 +63,7 @@ def layers_of(spec, num_layers, seed=0):
         if parts == [f"random-{k}"]:
             return sorted(random.Random(f"layers {seed}").sample(range(num_layers), k))
     raise ValueError(
-        f"--layer {spec}: this model has layers 0 to {num_layers - 1}; name one, several (3,5) "
-        "or what else --help lists"
+        f"--layer {spec}: this model has layers 0 to {num_layers - 1}; --help lists the rest"
     )
 
 
@@ -109,8 +108,8 @@ class Run:
         spec, seed = settings["layer"], settings["seed"]
         self.trained, self.start = freeze_all_but(model, spec, seed)
         self.untrained = {name: p.detach().clone() for name, p in self.trained.items()}
-        boosted = layers_of(spec, len(model.model.layers), seed) if "boost" in spec else []
-        boosted = tuple(f"model.layers.{k}." for k in boosted)
+        layers = layers_of(spec, len(model.model.layers), seed) if "boost" in spec else []
+        boosted = tuple(f"model.layers.{k}." for k in layers)
         factors = {name: BOOST for name in self.trained if name.startswith(boosted)}
         self.optimizer = rl.Optimizer(self.trained, factors)
         self.generator = torch.Generator(model.lm_head.weight.device).manual_seed(seed)
@@ -123,15 +122,11 @@ class Run:
         """From the last checkpoint, if there is one, to eval.json. Ctrl-C saves a checkpoint."""
         self.load()
         points = {round(self.steps * third / 3) for third in (1, 2)} - {self.steps}
-        steps = range(self.step, self.steps)
-        bar = tqdm(steps, self.folder.name, self.steps, leave=False, initial=self.step)
+        bar = tqdm(range(self.step, self.steps), self.folder.name, leave=False)
         for _ in bar:
-            if stopping():
-                self.save()
-                raise KeyboardInterrupt
+            end_early(self.save)
             line = self.train_step()
-            shown = {name: line[name] for name in ("reward", "accuracy", "length")}
-            bar.set_postfix(shown, refresh=False)
+            bar.set_postfix(reward=line["reward"], length=line["length"], refresh=False)
             if self.step in points and self.settings["panel"] == "test":
                 self.scores[self.step] = self.evaluate(self.task)
             if time.monotonic() >= self.save_at:
@@ -167,7 +162,7 @@ class Run:
         write_json(self.folder / "metrics.jsonl", *self.log)
         if self.step % 10 == 0 and not any(line["signal"] for line in self.log[-10:]):
             say(
-                f"{self.folder}: ten steps without a group that has both right and wrong answers: "
+                f"{self.folder}: ten steps without a group with both right and wrong answers: "
                 "try other problems, a larger --group or, if answers are cut short, --max-tokens"
             )
         return self.log[-1]
@@ -230,7 +225,7 @@ class Run:
                 self.scores = {int(step): found for step, found in there["scores"].items()}
                 self.step, self.log = there["step"], there["log"]
             except SafetensorError as error:
-                say(f"{path} is damaged ({error}): removed, and the run starts anew")
+                say(f"{path} is damaged ({error}): the run starts anew")
                 path.unlink()
         write_json(self.folder / "metrics.jsonl", *self.log)
 
@@ -294,8 +289,7 @@ def teach_base(path, task, seed, steps, batch):
     rng, shown = random.Random(f"demonstrations {seed}"), []
     bar = tqdm(range(steps), "teaching the base", leave=False)
     for step in bar:
-        if stopping():
-            raise KeyboardInterrupt
+        end_early()
         while len(shown) < batch:
             shown += task.demonstrate(rng)
         now, shown = shown[:batch], shown[batch:]
@@ -329,27 +323,27 @@ HELPER = "ONE_LAYER_HELPER" in os.environ  # whether another train.py started us
 stop = threading.Event()  # set by Ctrl-C: save, and end
 
 
-def stopping():
-    """Whether to end early; a helper does so once its standard input closes."""
-    return stop.is_set() or HELPER and select.select([sys.stdin], [], [], 0)[0]
+def end_early(save=lambda: None):
+    """Save and stop, after Ctrl-C; or, in a helper, once its standard input is closed."""
+    if stop.is_set() or HELPER and select.select([sys.stdin], [], [], 0)[0]:
+        save()
+        raise KeyboardInterrupt
 
 
 def sweep(runs, prepare):
-    """Do all `runs`, folder -> settings, beside other processes that may work on them too.
+    """Do all `runs`, folder -> settings, beside other processes that may do so too.
 
     `prepare` makes a Run. Where one fails the others go on, and the last lines say why it did.
     """
     claim(runs)
-    with tqdm(total=len(runs), desc="sweep", unit="run", smoothing=0) as bar:
+    with tqdm(total=len(runs), desc="sweep", smoothing=0) as bar:
         while left := [folder for folder in runs if not is_over(folder)]:
-            if stopping():
-                raise KeyboardInterrupt
+            end_early()
             for folder in left:
                 with locked(folder / "lock") as mine:
                     if mine and not is_over(folder):
                         attempt(prepare(folder, runs[folder]))
-                bar.n = sum(map(is_over, runs))
-                bar.refresh()
+                bar.update(sum(map(is_over, runs)) - bar.n)
             time.sleep(0.1)  # where other processes hold all that is left
     failed = [path.read_text() for folder in runs if (path := folder / "error.txt").exists()]
     if failed:
@@ -361,8 +355,7 @@ def attempt(run):
     try:
         run.train()
     except (FloatingPointError, MemoryError, ValueError) as error:
-        step = min(run.step + 1, run.steps)
-        line = one_line(f"{run.folder}: stopped in step {step} of {run.steps}: {error}")
+        line = one_line(f"{run.folder}: stopped after {run.step} of {run.steps} steps: {error}")
         (run.folder / "error.txt").write_text(line)
         say(line)
     finally:  # the next run starts from the same base
@@ -384,11 +377,11 @@ def helping(helpers, argv):
     They end when their standard input closes, be it that we close it or that we are killed.
     """
     options = {
-        "env": {**os.environ, "ONE_LAYER_HELPER": "1", "TQDM_DISABLE": "1"},
+        "env": os.environ | {"ONE_LAYER_HELPER": "1", "TQDM_DISABLE": "1"},
         "stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL,
         "start_new_session": True,  # Ctrl-C is for us alone
     }  # fmt: skip
-    command = [sys.executable, __file__, *argv]
+    command = [sys.executable, __file__, *(argv or sys.argv[1:])]
     helpers = [subprocess.Popen(command, **options) for _ in range(helpers)]
     try:
         yield
@@ -492,7 +485,7 @@ def claim(runs):
                 if there.get(name) != ours[name]:
                     raise ValueError(
                         f"{path} was made with {name} = {there.get(name)!r}, and this command "
-                        f"says {ours[name]!r}: take another folder for --runs"
+                        f"says {ours[name]!r}: take another --runs"
                     )
         for folder, settings in runs.items():
             if not (folder / "config.json").exists():
@@ -502,10 +495,10 @@ def claim(runs):
 
 
 def digests_of(task, path):
-    """Short names for the contents of the problems, and of the weights in a checkpoint's folder."""
+    """Short names for what the problems and the weights of a checkpoint are."""
     problems = [*task.test, *task.validation, *(task.train or task.draw(0, 0, 100))]
     text = "\0".join(f"{p.prompt}\n{p.answer}" for p in problems)
-    problems, weights = hashlib.sha256(text.encode("utf-8", "surrogatepass")), hashlib.sha256()
+    problems, weights = hashlib.sha256(text.encode(errors="replace")), hashlib.sha256()
     for file in sorted(path.glob("*.safetensors")):
         with open(file, "rb") as content:
             weights.update(hashlib.file_digest(content, "sha256").digest())
@@ -587,27 +580,26 @@ def plan_of(args, path, config):
         _, found = account(config, settings, longest, args.memory)
         found["hours"] = (found["sampling, PFLOP"] + found["training, PFLOP"]) / args.tflops / 3.6
         hours += found["hours"]
-        one = settings["layer"].isdecimal()
-        kinds.setdefault("one layer" if one else settings["layer"], found)
+        kind = "one layer" if settings["layer"].isdecimal() else settings["layer"]
+        kinds.setdefault(kind, found)
     lines = [f"{'':26}" + "".join(f"{kind:>12}" for kind in kinds)]
-    for name in next(iter(kinds.values())):
+    for name in found:
         lines.append(f"{name:26}" + "".join(f"{found[name]:>12,.2f}" for found in kinds.values()))
     lines.append(f"{len(runs)} runs, {hours:.1f} hours at {args.tflops:g} TFLOP/s, with prompts of "
                  f"{longest} tokens{assumed}, on {args.device} in {args.dtype}.")  # fmt: skip
-    for kind, found in kinds.items():
-        if args.memory and found["expected peak, GiB"] * 2**30 > args.memory:
-            lines.append(f"{kind} does not fit")
+    most = (args.memory or math.inf) / 2**30
+    lines += [f"{k} does not fit" for k in kinds if kinds[k]["expected peak, GiB"] > most]
     return "\n".join(lines)
 
 
 # ---- The command line
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-TOY = {"steps": 120, "lr": 5e-4, "group": 16, "seeds": [0, 1, 2], "prompts": 32,
-       "teach_steps": 700, "teach_batch": 256}  # fmt: skip
+TOY = {"steps": 120, "lr": 5e-4, "group": 16, "prompts": 32, "max_tokens": 6, "seeds": [0, 1, 2],
+       "eval_problems": 1000, "teach_steps": 700, "teach_batch": 256}  # fmt: skip
 PRESETS = {  # for each task of the embedded model
-    "math": {**TOY, "max_tokens": 6, "eval_problems": 1000},
-    "math-short": {**TOY, "max_tokens": 6, "eval_problems": 1000},
+    "math": TOY,
+    "math-short": TOY,
     "code": {**TOY, "max_tokens": 12, "eval_problems": 500, "teach_steps": 600},
     "household": {**TOY, "max_tokens": 4, "eval_problems": 200, "teach_batch": 128,
                   "steps": 50, "prompts": 8, "group": 8},
@@ -616,10 +608,8 @@ NOT_SETTINGS = "runs base seeds find_lr jobs memory tflops plan merge out".split
 
 
 def fail(message):
-    """The end of a command that cannot be done: one line, exit status 2."""
-    if not HELPER:  # who started it says the same
-        print(f"train.py: {one_line(message)}", file=sys.stderr)
-    sys.exit(2)
+    """What argparse does about a bad option; `main` makes one line of it."""
+    raise ValueError(message)
 
 
 def number(kind, low, high=2**32 - 1):
@@ -646,7 +636,7 @@ def options():
     for name, kind, default, text in (  # the defaults are those of a checkpoint
         ("layer", str, "each", "5 | 3,5 | full | norm | base | mid-4 | top-4 | random-4 | each "
                                "| every-4 | pairs | search"),
-        ("model", Path, None, "checkpoint in Hugging Face format (default: the embedded model)"),
+        ("model", Path, None, "Hugging Face checkpoint (default: the embedded model)"),
         ("task", str, "math", "math | math-short | code | household | a file of problems | a .py"),
         ("instruction", str, None, "what every question of a file ends with"),
         ("also", several(str), [], "tasks to score on too: a.jsonl,household; of math sub,max,min"),
@@ -666,14 +656,14 @@ def options():
         ("eval-problems", some, 256, "problems scored on"),
         ("samples", number(int, 1, 9), 4, "completions of each of them"),
         ("base-seed", seed, 0, "seed of the embedded model"),
-        ("jobs", some, None, "processes (default for the embedded model: one a core)"),
+        ("jobs", some, None, "processes (embedded model: one a core)"),
         ("memory", positive, None, "GiB (default: what is free on the GPU)"),
         ("tflops", positive, 10.0, "what --plan reckons with"),
         ("device", ("cpu", "cuda"), None, "default: of a checkpoint cuda, if there is one"),
         ("dtype", tuple(DTYPES), None, "default: bf16 on cuda, else fp32"),
-        ("merge", Path, None, "a finished run, whose whole checkpoint goes to --out"),
+        ("merge", Path, None, "a finished run, to be written whole to --out"),
         ("out", Path, Path("merged"), "new folder for --merge"),
-        ("recompute", bool, False, "less memory for the backward pass, more time"),
+        ("recompute", bool, False, "less memory, more time"),
         ("plan", bool, False, "print memory and work, and stop"),
     ):  # fmt: skip
         kind = {"choices": kind} if isinstance(kind, tuple) else {"type": kind}
@@ -697,9 +687,9 @@ def parse(argv):
     args = parser.parse_args(argv)
     args.device = args.device or ("cuda" if cuda and args.model else "cpu")
     args.dtype = args.dtype or ("bf16" if args.device == "cuda" else "fp32")
-    args.base = "" if args.model else f"base-{args.task}-{args.base_seed}"
+    args.base = f"base-{args.task}-{args.base_seed}"
     if args.device == "cuda" and not cuda and not args.plan:
-        fail("--device cuda is not there; this machine has --device cpu")
+        fail("--device cuda is not there: take --device cpu")
     if args.memory:
         args.memory *= 2**30
     elif args.device == "cuda" and cuda:
@@ -710,16 +700,16 @@ def parse(argv):
 def specs_of(args, num_layers):
     """What --layer asks for, one SPEC a run; "top-4" as the layers that it stands for."""
     each, spec = list(map(str, range(num_layers))), args.layer
-    counts, (name, _, k) = {str(k): k for k in range(1, num_layers + 1)}, spec.rpartition("-")
     if spec == "pairs":
         return list(map(",".join, itertools.combinations(each, 2)))
-    if spec in ("each", "search") or name == "every" and k in counts:
-        return ["base", "full", "norm", *dict.fromkeys([*each[:: counts.get(k, 1)], each[-1]])]
-    if name in ("top", "boost-top") and k in counts:
-        runs = {args.runs / f"layer-{layer}-seed-{seed}": {"layer": layer}
-                for layer in each for seed in args.seeds}  # fmt: skip
-        best = list(mean_scores(runs, "layer"))[: counts[k]]
-        spec = spec.replace(f"top-{k}", ",".join(best))
+    for k in range(1, num_layers + 1):
+        if spec == f"every-{k}" or spec in ("each", "search"):
+            return ["base", "full", "norm", *dict.fromkeys([*each[::k], each[-1]])]
+        if spec in (f"top-{k}", f"boost-top-{k}"):
+            runs = {args.runs / f"layer-{layer}-seed-{seed}": {"layer": layer}
+                    for layer in each for seed in args.seeds}  # fmt: skip
+            best = list(mean_scores(runs, "layer"))[:k]
+            spec = spec.replace(f"top-{k}", ",".join(best))
     layers = layers_of(spec, num_layers)
     if "," in spec:  # 5,3 is 3,5
         spec = "boost-" * spec.startswith("boost-") + ",".join(map(str, layers))
@@ -736,7 +726,7 @@ def runs_of(args, config, digests, specs=None):
     }  # fmt: skip
     specs, runs = specs or specs_of(args, config.num_hidden_layers), {}
     for seed, spec, lr in itertools.product(args.seeds, specs, args.find_lr or [args.lr]):
-        if spec != "base" or seed == args.seeds[0]:  # nothing trains in the base, no seed matters
+        if spec != "base" or seed == args.seeds[0]:  # nothing trains in the base
             name = f"layer-{spec}" if spec[0].isdecimal() else spec
             name += f"-lr-{lr:g}" * bool(args.find_lr) + f"-seed-{seed}"
             runs[args.runs / name] = {**shared, "layer": spec, "seed": seed, "lr": lr}
@@ -747,16 +737,17 @@ def open_task(args, path, config):
     """The task, its tokenizer and its longest prompt in tokens. The base is taught if need be."""
     task = tasks.load_task(args.task, not args.model, args.instruction)
     task.also = {Path(name).name: tasks.load_task(name, not args.model) for name in args.also}
-    for name, other in task.also.items():
-        if not args.model and (other.test == task.test or {*other.vocabulary} - {*task.vocabulary}):
-            raise ValueError(f"--also {name}: must be another task, in words the model knows")
     if not args.model:
         with locked(args.runs / "base.lock", wait=True):
             if not path.exists():
                 teach_base(path, task, args.base_seed, args.teach_steps, args.teach_batch)
     tokenizer = tasks.Tokenizer(path)
-    problems = [*task.test, *task.validation, *task.train] if task.max_turns == 1 else task.test[:8]
-    longest = max(map(len, tokenizer.encode([task.start(p).prompt for p in problems])))
+    prompts = []
+    for each in (task, *task.also.values()):  # worlds start slowly
+        few = 8 if each.max_turns > 1 else None
+        problems = [*each.test, *each.validation, *each.train][:few]
+        prompts += [each.start(problem).prompt for problem in problems]
+    longest = max(map(len, tokenizer.encode(prompts)))
     if longest + args.max_tokens > config.max_position_embeddings:
         raise ValueError(
             f"--max-tokens {args.max_tokens} after a prompt of {longest} tokens "
@@ -787,8 +778,7 @@ def run_command(args, argv):
         return Run(model, tokenizer, task, folder, settings, budget)
 
     runs = runs_of(args, config, digests)
-    left = jobs if args.layer == "search" else sum(not is_over(folder) for folder in runs)
-    with helping(0 if HELPER else min(jobs, left) - 1, argv):
+    with helping(0 if HELPER else min(jobs, len(runs)) - 1, argv):
         if args.layer == "search":
             found = search(args, config, digests, prepare)
             if not HELPER:
@@ -797,7 +787,7 @@ def run_command(args, argv):
         sweep(runs, prepare)
     if args.find_lr:
         rates = ", ".join(f"{lr:g} {score:.3f}" for lr, score in mean_scores(runs, "lr").items())
-        return f"sampled score on the validation panel, mean over seeds: {rates}"
+        return f"mean score on the validation panel: {rates}"
     example = ([*runs][-1] / "examples.jsonl").read_text().splitlines()[-1]
     return f"an example: {one_line(example)[:400]}\n{len(runs)} runs done in {args.runs}"
 
@@ -809,11 +799,12 @@ def on_interrupt(*_):
 
 
 def main(argv=None):
-    argv = sys.argv[1:] if argv is None else argv
     try:
         print(run_command(parse(argv), argv))
     except (ValueError, OSError) as error:
-        fail(error)
+        if not HELPER:  # who started it says the same
+            print(f"train.py: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":
@@ -821,5 +812,5 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        say("stopped; the same command carries on from here (a base is taught anew)")
+        say("stopped; the same command carries on from here")
         sys.exit(130)

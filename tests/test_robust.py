@@ -303,14 +303,14 @@ def test_a_ranking_or_table_from_damaged_scores_is_refused(runs, command, capsys
 # ---------------------------------------------------------------------------------------------------- runs that cannot go on
 
 ERRORS = {
-    "loss": ("update", FloatingPointError("the loss is nan"), "stopped in step 3 of 6: the loss is nan"),
+    "loss": ("update", FloatingPointError("the loss is nan"), "stopped after 2 of 6 steps: the loss is nan"),
     "gradient": (
         "update",
         FloatingPointError("the gradient's norm is inf"),
-        "stopped in step 3 of 6: the gradient's norm is inf",
+        "stopped after 2 of 6 steps: the gradient's norm is inf",
     ),
-    "prompt": ("play", ValueError("a prompt of 600 tokens and 4 new ones exceed"), "of 6: a prompt of 600 tokens and 4 new ones"),
-    "memory": ("update", MemoryError("out of memory with one row at a time"), "stopped in step 3 of 6: out of memory"),
+    "prompt": ("play", ValueError("a prompt of 600 tokens and 4 new ones exceed"), "of 6 steps: a prompt of 600 tokens and 4 new ones"),
+    "memory": ("update", MemoryError("out of memory with one row at a time"), "stopped after 2 of 6 steps: out of memory"),
 }
 
 
@@ -365,7 +365,7 @@ def test_weights_are_untouched_by_what_is_not_finite(runs, command, whole, monke
         patch.setattr(train.rl, "policy_loss", broken)
         with pytest.raises(SystemExit) as stop:
             train.main(command(runs, "--layer", "1"))
-    assert f"layer-1-seed-0: stopped in step 3 of 6: {message}" in stop.value.code
+    assert f"layer-1-seed-0: stopped after 2 of 6 steps: {message}" in stop.value.code
     saved = load_file(runs / "layer-1-seed-0" / "checkpoint.safetensors")
     assert all(any(torch.equal(saved[name], w) for w in weights[2]) for name in saved if name.startswith("weight."))
     train.main(command(runs, "--layer", "1"))
@@ -382,7 +382,7 @@ def test_a_model_whose_log_probabilities_are_not_finite(runs, command, tmp_path,
         train.main(command(runs, "--layer", "each", "--model", str(broken)))
     lines = stop.value.code.splitlines()
     assert len(lines) == 5 and all("a log-probability at sampling is not finite" in line for line in lines)
-    assert "full-seed-0: stopped in step 1 of 6" in lines[1] and not list(runs.glob("*/eval.json"))
+    assert "full-seed-0: stopped after 0 of 6 steps" in lines[1] and not list(runs.glob("*/eval.json"))
 
 
 def test_a_prompt_longer_than_the_context_is_refused_before_anything_is_written(runs, command, tmp_path, capsys):
@@ -418,7 +418,7 @@ def test_control_characters_do_not_reach_the_terminal(runs, command, tmp_path, c
         error = refused(capsys, *command(runs), *argv)
         assert harmless(error), argv
     said = stopped(monkeypatch, command(runs, "--layer", "1"), "update", 2, ValueError(HOSTILE))
-    assert "stopped in step" in said and harmless(said) and "\x1b[2J" not in capsys.readouterr().out
+    assert "stopped after" in said and harmless(said) and "\x1b[2J" not in capsys.readouterr().out
     (runs / HOSTILE).mkdir()
     (runs / HOSTILE / "config.json").write_text(json.dumps({"settings": {HOSTILE: HOSTILE}}))
     (runs / "base").mkdir()
