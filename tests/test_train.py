@@ -483,6 +483,7 @@ REFUSED = [
     (["--model", "nowhere"], "nowhere"), (["--model", "Qwen/Qwen3-0.6B"], "hf download"),
     (["--find-lr", "x"], "--find-lr"), (["--find-lr", "nan"], "--find-lr"),
     (["--find-lr", "1e-3,-1"], "--find-lr"), (["--find-lr", ""], "--find-lr"),
+    (["--find-lr", "1e-3"], "--layer full"), (["--find-lr", "1e-3", "--layer", "3"], "--layer full"),
     (["--boost", "full"], "boost-full"), (["--boost", ""], "boost-"),
     (["--quick"], "--quick"),
     (["--boost", "9"], "boost-9"), (["--boost", "top-0"], "boost-top-0"),
