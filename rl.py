@@ -120,7 +120,7 @@ class Decoding:
     def step(self):
         """Run the newest tokens and draw the next: all that changes is written in place."""
         real, N = self.real[self.one], self.tokens.shape[1]  # (rows, Tp)
-        made = torch.arange(N, device=real.device).expand(len(real), N) <= self.now
+        made = torch.arange(N, device=real.device).expand(len(real), N) <= self.now  # (rows, N)
         mask = torch.cat([real, made], dim=1)[:, None, None, : self.cache.span]
         where = real.sum(1, keepdim=True) + self.now, mask, self.cache
         self.cache.slots = self.now + real.shape[1]

@@ -301,6 +301,16 @@ def test_the_records_are_of_the_default_settings(task):
         assert settings[name] == train.PRESETS[task][name]
 
 
+def test_more_steps_of_math():
+    for steps in ("100", "200", "400", "800"):
+        _, rows, *_ = record(f"steps/{steps}")
+        full, layer = rows["full"], rows["2"]
+        told = [full["score"], layer["score"], full["greedy"], layer["greedy"]]
+        told = re.escape("{} | {} | # | {}, {}".format(*(short(x, 3) for x in told)))
+        told = told.replace("\\#", r"\S+ \[\S+ \S+\]")
+        assert re.search(rf"^\| {steps} \| {told} \|$", RESULTS, re.M), told
+
+
 def test_the_runs_of_100_steps():
     _, runs, *_ = analyze.read_runs(RECORDED / "real/sum-4-100-steps")
     c = analyze.contributions(analyze.scores(runs))
