@@ -206,7 +206,9 @@ def play(model, tokenizer, episodes, **options):
     batch, going = Rollout(), list(range(len(episodes)))
     with ThreadPoolExecutor() as pool:  # some rewards are the verdicts of other processes
         while going:
-            prompts = tokenizer.encode([episodes[i].prompt for i in going])
+            texts, text_of = distinct(episodes[i].prompt for i in going)
+            encoded = tokenizer.encode(texts)
+            prompts = [encoded[i] for i in text_of]
             turn = rollout(model, prompts, group_size=1, eos_id=tokenizer.eos_ids, **options)
             turn.episode, turn.anchor = going, [episodes[i].anchor for i in going]
             texts = tokenizer.decode(turn.completions)
