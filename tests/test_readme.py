@@ -312,11 +312,19 @@ def test_more_steps_of_math():
 
 
 def test_the_runs_of_100_steps():
-    _, runs, *_ = analyze.read_runs(RECORDED / "real/sum-4-100-steps")
-    c = analyze.contributions(analyze.scores(runs))
-    told = []
-    for layer in ("11", "12"):
-        told.append("{}{} to {})".format(short(c[layer][0]) + (" (95 %: " if layer == "11" else " ("),
-                                         *map(short, analyze.interval(c[layer]))))  # fmt: skip
-    assert all(text in RESULTS for text in told), told
-    assert f"{short(c['11'][0])} (.67 to .82) after 100 steps" in README
+    found, rows, runs, _ = record("real/sum-4-100-steps")
+    before = record(REAL)[1]
+    for layer in ("11", "15", "0", "18"):
+        both = [short(each[layer]["contribution"]) for each in (before, rows)]
+        assert "layer {} from {} to {}".format(layer, *both) in RESULTS
+    assert {0, 18} <= {*found["findings"]["below_peak"]} <= {0, 18, 23}
+    assert found["findings"]["peak"] == 11 and not found["findings"]["above_full"]
+    assert f"from {short(before['full']['score'], 3)} to {short(rows['full']['score'], 3)}" in RESULTS
+    for layer in ("11", "full"):
+        (run,) = [run for run in runs if run["layer"] == layer]
+        (_, (_, then)), right = sorted(run["before"].items()), sum(map(int, run["right"]))
+        early = short(sum(map(int, then["right"])) / 800, 3)
+        assert f"from {early} to {short(right / 800, 3)}" in RESULTS
+    (run,) = [run for run in runs if run["layer"] == "full"]
+    moved = [run["change"][layer] for layer in rows if layer.isdecimal()]
+    assert f"by {short(min(moved), 3)} to {short(max(moved), 3)}" in RESULTS
