@@ -2,7 +2,7 @@
 
     python tests/questions.py KIND [--count 6000] [--examples 0] > KIND.jsonl
 
-KIND is one of KINDS below, questions with one number as answer, or `program`: functions of two or three operations on a list
+KIND is one of KINDS below, questions with one number as answer, or `program`: functions of two operations on a list
 or a string, in MBPP's format. --examples puts so many solved questions before each, for models that do not answer without.
 Always the same file.
 """
@@ -10,6 +10,7 @@ Always the same file.
 import argparse
 import json
 import random
+import re
 import sys
 
 KINDS = {  # what is asked of a and b, their ranges, and the answer
@@ -26,29 +27,30 @@ KINDS = {  # what is asked of a and b, their ranges, and the answer
     "quotient": ("What is {a} / {b}, rounded down?", (100, 1000), (3, 10), lambda a, b: a // b),
 }  # fmt: skip
 
-# Operations in words and as expressions. A program does two or three of those that keep the kind of x; the last may be an END.
+# Operations on x in words and as expressions, with numbers {m} from 2 to 4 and {n} from 1 to 9. A program does two of those that
+# keep the kind of x; the second may be an END.
 LISTS = {
-    "sort it": "sorted({})", "sort it from largest to smallest": "sorted({}, reverse=True)", "reverse it": "{}[::-1]",
-    "drop the first number": "{}[1:]", "drop the last number": "{}[:-1]", "keep the first three numbers": "{}[:3]",
-    "keep the last three numbers": "{}[-3:]", "keep every second number, from the first on": "{}[::2]",
-    "add 1 to each number": "[n + 1 for n in {}]", "double each number": "[2 * n for n in {}]", "square each number": "[n * n for n in {}]",
-    "keep the even numbers": "[n for n in {} if n % 2 == 0]", "keep the odd numbers": "[n for n in {} if n % 2]",
-    "keep the numbers greater than 4": "[n for n in {} if n > 4]", "remove all zeros": "[n for n in {} if n != 0]",
-    "repeat it twice": "({} * 2)", "append 0": "({} + [0])", "remove duplicates and sort it": "sorted(set({}))",
+    "sort it": "sorted({x})", "sort it from largest to smallest": "sorted({x}, reverse=True)", "reverse it": "{x}[::-1]",
+    "drop the first {m} numbers": "{x}[{m}:]", "drop the last {m} numbers": "{x}[:-{m}]", "keep the first {m} numbers": "{x}[:{m}]",
+    "keep the last {m} numbers": "{x}[-{m}:]", "keep every second number, from the first on": "{x}[::2]",
+    "add {n} to each number": "[n + {n} for n in {x}]", "subtract {n} from each number": "[n - {n} for n in {x}]",
+    "multiply each number by {n}": "[n * {n} for n in {x}]", "square each number": "[n * n for n in {x}]",
+    "keep the even numbers": "[n for n in {x} if n % 2 == 0]", "keep the odd numbers": "[n for n in {x} if n % 2]",
+    "keep the numbers greater than {n}": "[n for n in {x} if n > {n}]", "keep the numbers less than {n}": "[n for n in {x} if n < {n}]",
+    "remove every {n}": "[n for n in {x} if n != {n}]", "append {n}": "({x} + [{n}])", "repeat it {m} times": "({x} * {m})",
 }  # fmt: skip
 LIST_ENDS = {
-    "return the sum": "sum({})", "return the number of items": "len({})", "return the numbers joined by commas": "','.join(map(str, {}))",
-    "return it as a tuple": "tuple({})",
+    "return the sum": "sum({x})", "return the number of items": "len({x})",
+    "return how often {n} occurs": "{x}.count({n})", "return it as a tuple": "tuple({x})",
 }  # fmt: skip
 STRINGS = {
-    "reverse it": "{}[::-1]", "make it upper case": "{}.upper()", "make it lower case": "{}.lower()", "drop the first character": "{}[1:]",
-    "drop the last character": "{}[:-1]", "keep the first four characters": "{}[:4]", "keep every second character, from the first on": "{}[::2]",
-    "remove all spaces": "{}.replace(' ', '')", "replace each 'a' by 'o'": "{}.replace('a', 'o')", "repeat it twice": "({} * 2)",
-    "put '!' at the end": "({} + '!')", "swap upper and lower case": "{}.swapcase()", "sort its characters": "''.join(sorted({}))",
+    "reverse it": "{x}[::-1]", "make it upper case": "{x}.upper()", "drop the first {m} characters": "{x}[{m}:]",
+    "drop the last {m} characters": "{x}[:-{m}]", "keep the first {m} characters": "{x}[:{m}]", "keep the last {m} characters": "{x}[-{m}:]",
+    "remove all spaces": "{x}.replace(' ', '')", "replace each 'a' by '{n}'": "{x}.replace('a', '{n}')", "repeat it {m} times": "({x} * {m})",
+    "put '{n}' at the end": "({x} + '{n}')", "put '{n}' in front": "('{n}' + {x})", "swap upper and lower case": "{x}.swapcase()",
 }  # fmt: skip
 STRING_ENDS = {
-    "return its length": "len({})", "return the list of its words": "{}.split()", "return how often 'o' occurs": "{}.count('o')",
-    "return the list of its characters": "list({})",
+    "return its length": "len({x})", "return the list of its words": "{x}.split()", "return how often 'o' occurs": "{x}.count('o')",
 }  # fmt: skip
 WORDS = "apple Tom banana Rose sea Lama moon cat Oslo grape data Anna kiwi solo"
 
@@ -67,35 +69,28 @@ def questions(kind, count, examples=0):
     return list(rows.values())
 
 
-def compose(steps, chosen):
-    """The expression that does these steps to x, one after the other."""
-    expression = "x"
-    for words in chosen:
-        expression = steps[words].format(expression)
-    return expression
+def pick(rng, operations):
+    """One of them with numbers filled in: words and an expression of {x}."""
+    numbers = {"{m}": str(rng.randint(2, 4)), "{n}": str(rng.randint(1, 9))}
+    for text in rng.choice(list(operations.items())):
+        yield re.sub("{[mn]}", lambda name: numbers[name[0]], text)
 
 
 def programs(count):
-    """Up to `count` different programs, each with a solution and four tests, which need every step."""
+    """`count` different programs, each with a solution and four tests, which need both steps."""
     rng, rows = random.Random("programs"), {}
-    for _ in range(50 * count):
+    while len(rows) < count:
         kind, steps, ends = rng.choice([("list of numbers", LISTS, LIST_ENDS), ("string", STRINGS, STRING_ENDS)])
-        chosen = rng.sample(list(steps), rng.choice((2, 3)))
-        if rng.random() < 0.4:
-            chosen[-1] = rng.choice(list(ends))
+        words, code = zip(pick(rng, steps), pick(rng, ends if rng.random() < 0.3 else steps))
         inputs = [[rng.randrange(10) for _ in range(rng.randint(5, 8))] for _ in range(4)]
         if kind == "string":
             inputs = [" ".join(rng.sample(WORDS.split(), rng.choice((2, 3)))) for _ in range(4)]
-        whole, *shorter = [chosen, *(chosen[:i] + chosen[i + 1 :] for i in range(len(chosen)))]
-        run = lambda chosen: [repr(eval(compose({**steps, **ends}, chosen), {"x": x})) for x in inputs]  # noqa: E731
-        outputs = run(whole)
-        text = f"Write a function f of a {kind} x, as one line `def f(x): return ...`: {', then '.join(chosen)}."
-        if text in rows or len({*outputs}) < 3 or any(run(some) == outputs for some in shorter):
-            continue
-        tests = [f"assert f({x!r}) == {output}" for x, output in zip(inputs, outputs)]
-        rows[text] = {"text": text, "code": f"def f(x): return {compose({**steps, **ends}, chosen)}", "test_list": tests}
-        if len(rows) == count:
-            break
+        both, *one = [step.replace("{x}", "x") for step in (code[1].replace("{x}", code[0]), *code)]
+        outputs, *others = [[eval(step, {"x": x}) for x in inputs] for step in (both, *one)]
+        if len(set(map(repr, outputs))) > 2 and outputs not in others:
+            text = f"Write a function f of a {kind} x, as one line `def f(x): return ...`: {', then '.join(words)}."
+            tests = [f"assert f({x!r}) == {output!r}" for x, output in zip(inputs, outputs)]
+            rows[text] = {"text": text, "code": f"def f(x): return {both}", "test_list": tests}
     return list(rows.values())
 
 
