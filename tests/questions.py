@@ -13,18 +13,19 @@ import random
 import re
 import sys
 
-KINDS = {  # what is asked of a and b, their ranges, and the answer
-    "sum-2": ("What is {a} + {b}?", (10, 100), (10, 100), lambda a, b: a + b),
-    "sum-3": ("What is {a} + {b}?", (100, 1000), (100, 1000), lambda a, b: a + b),
-    "sum-4": ("What is {a} + {b}?", (1000, 10**4), (1000, 10**4), lambda a, b: a + b),
-    "sum-5": ("What is {a} + {b}?", (10**4, 10**5), (10**4, 10**5), lambda a, b: a + b),
-    "difference-3": ("What is {a} - {b}?", (100, 1000), (100, 1000), lambda a, b: a - b),
-    "product-2-1": ("What is {a} * {b}?", (10, 100), (2, 10), lambda a, b: a * b),
-    "product-3-1": ("What is {a} * {b}?", (100, 1000), (2, 10), lambda a, b: a * b),
-    "product-2-2": ("What is {a} * {b}?", (10, 100), (10, 100), lambda a, b: a * b),
-    "remainder": ("What is the remainder when {a} is divided by {b}?", (100, 1000), (3, 10), lambda a, b: a % b),
-    "larger": ("Which number is larger, {a} or {b}?", (1000, 10**4), (1000, 10**4), max),
-    "quotient": ("What is {a} / {b}, rounded down?", (100, 1000), (3, 10), lambda a, b: a // b),
+KINDS = {  # what is asked of some numbers, their ranges, and the answer
+    "sum-2": ("What is {} + {}?", [(10, 100), (10, 100)], lambda a, b: a + b),
+    "sum-3": ("What is {} + {}?", [(100, 1000), (100, 1000)], lambda a, b: a + b),
+    "sum-4": ("What is {} + {}?", [(1000, 10**4), (1000, 10**4)], lambda a, b: a + b),
+    "sum-5": ("What is {} + {}?", [(10**4, 10**5), (10**4, 10**5)], lambda a, b: a + b),
+    "difference-3": ("What is {} - {}?", [(100, 1000), (100, 1000)], lambda a, b: a - b),
+    "product-2-1": ("What is {} * {}?", [(10, 100), (2, 10)], lambda a, b: a * b),
+    "product-3-1": ("What is {} * {}?", [(100, 1000), (2, 10)], lambda a, b: a * b),
+    "product-2-2": ("What is {} * {}?", [(10, 100), (10, 100)], lambda a, b: a * b),
+    "remainder": ("What is the remainder when {} is divided by {}?", [(100, 1000), (3, 10)], lambda a, b: a % b),
+    "larger": ("Which number is larger, {} or {}?", [(1000, 10**4), (1000, 10**4)], max),
+    "quotient": ("What is {} / {}, rounded down?", [(100, 1000), (3, 10)], lambda a, b: a // b),
+    "first": ("What is the first number in the list [{}, {}, {}, {}]?", [(10, 100)] * 4, lambda *numbers: numbers[0]),
 }  # fmt: skip
 
 # Operations on x in words and as expressions, with numbers {m} from 2 to 4 and {n} from 1 to 9. A program does two of those that
@@ -57,15 +58,15 @@ WORDS = "apple Tom banana Rose sea Lama moon cat Oslo grape data Anna kiwi solo"
 
 def questions(kind, count, examples=0):
     """Up to `count` different rows of a kind, fewer where there are no more."""
-    text, first, second, answer = KINDS[kind]
+    text, ranges, answer = KINDS[kind]
     rng, rows, shown = random.Random(f"questions {kind}"), {}, []
     for _ in range(20 * (count + examples)):
-        a, b = rng.randrange(*first), rng.randrange(*second)
-        question = text.format(a=a, b=b)
+        numbers = [rng.randrange(*limits) for limits in ranges]
+        question = text.format(*numbers)
         if len(shown) < examples:
-            shown.append(f"{question}\n{answer(a, b)}")
+            shown.append(f"{question}\n{answer(*numbers)}")
         elif len(rows) < count and not any(question in example for example in shown):
-            rows[question] = {"question": "\n\n".join([*shown, question]), "answer": str(answer(a, b))}
+            rows[question] = {"question": "\n\n".join([*shown, question]), "answer": str(answer(*numbers))}
     return list(rows.values())
 
 

@@ -210,8 +210,8 @@ def test_questions_for_real_models(kind, tmp_path):
     task = tasks.load_task(written(tmp_path / "a.jsonl", rows), instruction="")
     for row in rows[:50]:
         *examples, (question,) = [part.splitlines() for part in row["question"].split("\n\n")]
-        a, b = map(int, re.findall("[0-9]+", question))
-        by_hand = {"sum": a + b, "difference": a - b, "product": a * b, "remainder": a % b, "larger": max(a, b)}
+        a, b, *_ = map(int, re.findall("[0-9]+", question))
+        by_hand = {"sum": a + b, "difference": a - b, "product": a * b, "remainder": a % b, "larger": max(a, b), "first": a}
         assert row["answer"] == str(by_hand.get(kind.partition("-")[0], a // b)) and len(examples) == 2
     assert all(answered(task, p, f"It is {p.answer[0]}.")[0] == 1 for p in task.test)
 
