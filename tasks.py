@@ -224,7 +224,6 @@ FORMATS = (  # the fields of question and answer; "a.b" is field b of field a
     ("text", "test_list"),  # MBPP
     ("prompt", "test_list"),  # MBPP, sanitized
 )
-GSM8K = "https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data"
 
 
 def parse_json(data, place):
@@ -302,7 +301,7 @@ def grade_program(problem, text):
     return float(passed == total), None
 
 
-def from_file(path, instruction=None):
+def from_file(path, instruction=INSTRUCTION):
     """Questions with final answers, or programs with tests; the first row's fields tell which.
 
     Left out, and counted in a line, is what no reward can be right for: a question without a final
@@ -317,10 +316,7 @@ def from_file(path, instruction=None):
         wanted = " or ".join(map(", ".join, FORMATS))
         raise ValueError(f"{path}: its first row must be an object with fields {wanted}")
     programs = known[0][1] == "test_list"
-    if programs and instruction is not None:
-        raise ValueError(f"--instruction goes with questions, and {path} asks for programs")
     read, grade = (read_program, grade_program) if programs else (read_question, grade_answer)
-    instruction = INSTRUCTION if instruction is None else instruction
     answers = {}  # all that are given to a prompt
     for place, row in rows.items():
         problem = read(row, place, *known[0], instruction)
@@ -333,14 +329,6 @@ def from_file(path, instruction=None):
     test, validation, train = split(problems, path)
     start = functools.partial(Question, grade=grade)
     return Task(validation, test, in_epochs(train), start, train=tuple(train))
-
-
-def from_python(path, argument):
-    """A Task of your own: what `load(argument)` in a Python file returns, for FILE.py:ARGUMENT."""
-    names = runpy.run_path(path)
-    if "load" not in names:
-        raise ValueError(f"--task {path}: it must define load(argument), which returns a Task")
-    return names["load"](argument)
 
 
 def by_hash(problems):
@@ -372,31 +360,27 @@ def in_epochs(train):
     return draw
 
 
-def load_task(spec, embedded=True, instruction=None):
-    """The task that the command line names. ValueError or FileNotFoundError says why not."""
-    path = Path(spec)
+def load_task(spec, embedded=True, instruction=INSTRUCTION):
+    """The task that the command line names. ValueError or FileNotFoundError says why not.
+
+    FILE.py:ARGUMENT is what `load(argument)` in a Python file returns: a Task of your own.
+    """
+    path, (file, _, argument) = Path(spec), str(spec).partition(":")
     if path.suffix in (".json", ".jsonl"):
         return from_file(path, instruction)
-    if instruction is not None:
-        raise ValueError(f"--instruction goes with questions from a file, not with --task {spec}")
     if spec == "household":
         return household(english=not embedded)
-    file, _, argument = spec.partition(":")
-    if file.endswith(".py"):
-        return from_python(file, argument)
     if embedded and spec == "code":
         return code()
     if embedded and spec in ("math", "math-short", *SKILLS):
         return arithmetic(spec if spec in SKILLS else "add", short=spec == "math-short")
-    why = "must be household, FILE.py or a .jsonl or .json file"
-    if embedded:
-        why += ", or the embedded model's math, math-short or code"
-    if spec == "gsm8k":
-        why = f"download {GSM8K}/train.jsonl and give its path"
-    if path.suffix in (".csv", ".parquet"):
-        read = f"pandas.read_{path.suffix[1:]}({spec!r})"
-        why = f"convert it: {read}.to_json('problems.jsonl', orient='records', lines=True)"
-    raise ValueError(f"--task {spec}: {why}")
+    if file.endswith(".py"):
+        load = runpy.run_path(file).get("load")
+        if load:
+            return load(argument)
+        raise ValueError(f"--task {file}: it must define load(argument), which returns a Task")
+    why = "must be household, a .jsonl or .json file (README.md tells which) or FILE.py"
+    raise ValueError(f"--task {spec}: {why}, or of the embedded model math, math-short or code")
 
 
 # ---- Tokens and chat formats
@@ -515,27 +499,21 @@ DIGIT_GROUPS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"  # 1,234 or 1234
 LAST_NUMBER = re.compile(
     rf"(?:(?<![\w)}}])[-−])?(?:\\?\$)?(?:{DIGIT_GROUPS}(?:\.[0-9]+)?|\.[0-9]+)(?:/[0-9]+)?"
 )
-BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(?:\{|([-−]?[0-9](?:[0-9.,/]*[0-9])?))|\\?[{}]")
+TEXT = BALANCED = r"[^{}\\]|\\."  # an escaped brace opens nothing
+for _ in range(8):
+    BALANCED = rf"{TEXT}|\{{(?:{BALANCED})*+\}}"
+BOX = re.compile(
+    rf"\\(?:boxed|fbox)\s*+(?:\{{((?:{BALANCED})++)\}}|([-−]?[0-9](?:[0-9.,/]*[0-9])?))", re.DOTALL
+)
 
 
 def extract_answer(text: str) -> str | None:
     r"""The final answer: the last \boxed{...}, else what follows '#### ', else the last number."""
-    text = text[-100_000:]  # the answer stands at the end
-    box, opened = (0, 0), []  # one pass with a stack of open braces
-    for match in BOX.finditer(text):
-        token = match[0]
-        if match[1]:  # \boxed 5
-            box = match.span(1)
-        elif token == "}" and opened:
-            start = opened.pop()
-            if start and text[start] != "}":  # \boxed{} quotes the instructions: no answer
-                box = max(box, (start, match.start()))  # the last to start: the inner if nested
-        elif token == "{":
-            opened.append(None)  # this opens no box
-        elif token.endswith("{") and token != r"\{":
-            opened.append(match.end())
-    if box != (0, 0):
-        return text[slice(*box)].strip()
+    text = text[-10_000:]  # the answer stands at the end
+    boxes = BOX.findall(text)
+    if boxes:
+        content, number = boxes[-1]
+        return extract_answer(content) if BOX.search(content) else (content or number).strip()
     _, marker, rest = text.rpartition("#### ")
     if marker and rest.strip():
         return rest.strip().splitlines()[0].strip(" *")
@@ -550,45 +528,47 @@ def math_equal(prediction: str | None, answer: str | None) -> bool:
     """
     p, a = (prediction or "").strip(), (answer or "").strip()
     if p != a:
-        (*p_says, p), (*a_says, a) = read_answer(p), read_answer(a)
-        if any(x and y and x != y for x, y in zip(p_says, a_says)):
+        (p_label, p), (a_label, a) = read_answer(p), read_answer(a)
+        if p_label and a_label and p_label != a_label:
             return False
     return p == a != ""
 
 
 def canonical(answer: str) -> str:
     """One spelling for all answers of the same value, without name and base."""
-    return read_answer(answer)[2]
+    return read_answer(answer)[1]
+
+
+# A name as in x=5 or f(x)=x^2, then a number with the base of its system as in 52_8, or else.
+LABELLED = r"((?:\w|[a-z]\([a-z]\)|\([a-z](?:,[a-z])+\))=)?(?:([0-9]+)(_[0-9]+)|(.*))"
 
 
 @functools.lru_cache(10_000)
 def read_answer(text):
-    """An answer's name, as in x=5 or f(x)=x^2, its base, as in 52_8, and its canonical value."""
+    """An answer's label (a name, a base, both or neither) and the one spelling of its value."""
     if len(text) > 1_000:  # no answer worth reading
-        return "", "", text
-    items = split_list(clean(text), ",")
+        return "", text
+    items = split_list(clean(text))
     if len(items) == 1 and (inside := re.fullmatch(r"\\\{(.+)\\\}", items[0])):
-        items = split_list(inside[1], ",")  # a set and a list of its elements are one answer
-    named = [re.match(r"(?:\w|[a-z]\([a-z]\)|\([a-z](?:,[a-z])+\))=", item) for item in items]
-    names = {match[0] for match in named if match}
-    name = names.pop() if len(names) == 1 else ""  # also of x=1,x=2, but not of x=1,y=2
-    items = [item.removeprefix(name) for item in items]
-    based = re.fullmatch("([0-9]+)_([0-9]+)", items[0]) if len(items) == 1 else None
+        items = split_list(inside[1])  # a set and a list of its elements are one answer
+    found = [re.fullmatch(LABELLED, item).groups("") for item in items]
+    labels = {name + base for name, _, base, _ in found}
+    label = labels.pop() if len(labels) == 1 else ""  # of x=1,x=2, but not of x=1,y=2
     values = []
-    for item in [based[1]] if based else items:
+    for item in [number + other for _, number, _, other in found] if label else items:
         signs = (item.translate({ord("±"): s, ord("∓"): t}) for s, t in ("+-", "-+"))
         values += dict.fromkeys(map(spell, signs))
-    return name, based and based[2], ", ".join(sorted(values))
+    return label, ", ".join(sorted(values))
 
 
-def split_list(text, separator):
-    """The parts between separators outside brackets, or the whole if these are not balanced."""
+def split_list(text):
+    """The parts between commas outside brackets, or the whole if these are not balanced."""
     parts, depth = [""], 0
     for c in text:
         depth += (c in "([{") - (c in ")]}")
         if depth < 0:
             break
-        if c == separator and depth == 0:
+        if c == "," and depth == 0:
             parts.append("")
         else:
             parts[-1] += c
@@ -599,7 +579,7 @@ def spell(item):
     """One spelling of a cleaned answer that is no list: a number, a point or interval, a text."""
     try:
         if item[:1] + item[-1:] in ("()", "(]", "[)", "[]"):
-            items = split_list(item[1:-1], ",")
+            items = split_list(item[1:-1])
             if len(items) > 1:
                 return item[0] + ", ".join(map(spell, items)) + item[-1]
         tokens = ["", *reversed(TOKEN.findall(item))]
@@ -629,15 +609,10 @@ COMMANDS = dict(
     leqslant:≤ ge:≥ geq:≥ geqslant:≥ ne:≠ neq:≠ in:=""".split()
 )
 CHARACTERS = str.maketrans("−–×·÷∪", "--**/,") | {ord("²"): "^2", ord("³"): "^3"}
-# Words after a number that are no units: they change its value.
-NO_UNIT = (
-    r"(?!(?i:hundred|thousand|[a-z]*illion|dozen|score|gross|hal[fv]e?|third|quarter|[a-z]*(?:four"
-    r"|fif|six|seven|eigh|nin|ten|leven|twelf|teen|tie|hundred|thousand|illion)th|squared|cubed"
-    r"|factorial|minus|plus|times|over|choose|divided|multiplied|of|mod|modulo|power|root|more|less"
-    r"|fewer|than|base|point(?!s)|to|[ap]\.?m)s?(?![A-Za-z]))"
+UNIT = (
+    r"(?:square|cubic|per|[cmk]m|kg|in|ft|lb|oz|inch(?:es)?|f(?:ee|oo)t|mph|(?:cent|dollar|degree|unit"
+    r"|mile|yard|(?:kilo|centi|milli)?(?:meter|gram)|liter|second|minute|hour|day|week|month|year)s?)"
 )
-WORD = rf"{NO_UNIT}[A-Za-z]{{3,}}(?![A-Za-z])"
-SHORT = r"(?:[cmk]m|kg|in|ft|lb|oz)(?![A-Za-z])"
 REWRITES = (
     (r"\\\\", ";"),  # the end of a matrix row, before "\\ 0" looks like "\ "
     # 5\,000, 1{,}234 and $5$; so 50\% is 50, as for the MATH dataset's grader, and is not 0.5
@@ -654,13 +629,10 @@ REWRITES = (
         r"(\1+\2\4/\3\5)",  # 1\frac12 and 1 1/2
     ),
     (r"\*\*", "^"),
-    (r"\\text ?\{,? ?(?:and|or) ?\}|,? (?:and|or) ", ", "),
-    (  # a unit at the end: 5\text{ cm}^2, 18 dollars, 5cm, 60 miles per hour
-        rf"(?<=[0-9)}}°π])(?:(?: ?\\text ?\{{ ?(?:(?:{WORD}|{NO_UNIT}(?:{SHORT}|[mgshLCF]"
-        rf"(?![A-Za-z])))[ .]?)+\}}| {WORD}| ?{SHORT})(?: ?\^[23])?)+ ?(?=[,;)\]]|\\\}}|$)",
-        "",
-    ),
     (r"\\text ?\{([^{}]*)\}", r" \1 "),
+    (r",? +(?:and|or) +", ", "),
+    # a unit at the end: 5\text{ cm}^2, 18 dollars, 5cm, 60 miles per hour
+    (rf"(?<=[0-9)}}°π])(?: *{UNIT}(?![A-Za-z])\.?)+(?: *\^[23])? *(?=[,;)\]]|\\\}}|$)", ""),
     (r"(?<=[0-9]) (?=[A-Za-z](?![A-Za-z]))|(?<=[0-9)}]) ?\* ?(?=[A-Za-z√π(\\])", ""),  # 2 x, 2*x
 )
 

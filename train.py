@@ -640,7 +640,7 @@ def options():
                                "| every-4 | pairs | search"),
         ("model", Path, None, "Hugging Face checkpoint (default: the embedded model)"),
         ("task", str, "math", "math | math-short | code | household | a file of problems | a .py"),
-        ("instruction", str, None, "what every question of a file ends with"),
+        ("instruction", str, tasks.INSTRUCTION, "what every question of a file ends with"),
         ("also", several(str), [], "tasks to score on too: a.jsonl,household; of math sub,max,min"),
         ("algo", tuple(rl.ALGORITHMS), "grpo", None),
         ("runs", Path, Path("runs"), "folder for the runs"),

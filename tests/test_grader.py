@@ -34,9 +34,9 @@ EQUAL = [
     (r"5\text{ cm}", "5"), ("5 cm", "5"), ("5cm", r"5\text{ cm}"), (r"15\mbox{ cm}^2", "15"),
     ("15 cm^2", r"15\mbox{ cm}^{2}"), (r"864 \mbox{ inches}^2", "864"), (r"5.4 \text{ cents}", "5.4"),
     (r"90^\circ", "90"), (r"90^{\circ}", r"90^\circ"), ("90°", r"90^\circ"), ("90 degrees", r"90^\circ"),
-    (r"\frac{270}7\text{ degrees}", "270/7"), ("12 square units", "12"), (r"5\text{ m}", "5"),
-    (r"12\pi \text{ cm}^2", r"12\pi"), ("60 miles per hour", "60"), (r"5\,\mathrm{kg}", "5"), ("3 apples", "3"),
-    (r"\$1,450,000", "1450000"), (r"20^\circ\text{C}", "20"), (r"5\text{ million}", "5 million"),
+    (r"\frac{270}7\text{ degrees}", "270/7"), ("12 square units", "12"),
+    (r"12\pi \text{ cm}^2", r"12\pi"), ("60 miles per hour", "60"), (r"5\,\mathrm{kg}", "5"),
+    (r"\$1,450,000", "1450000"), (r"5\text{ million}", "5 million"),
     (r"5\text{ feet } 3\text{ inches}", "5 feet 3 inches"),
     # names
     ("x=5", "5"), ("x = 5", "x=5"), ("5", "n = 5"), (r"x \in [-2,7]", "[-2,7]"), ("y = 2x + 3", "2x+3"),

@@ -196,11 +196,6 @@ def test_an_instruction_of_ones_own(tmp_path):
     path = str(written(tmp_path / "a.jsonl", rows()))
     for instruction, end in (("Just the number.", "+ 1?\nJust the number."), ("", "+ 1?")):
         assert all(p.prompt.endswith(end) for p in everything(tasks.load_task(path, instruction=instruction)))
-    with pytest.raises(ValueError, match="--instruction"):
-        tasks.load_task("math", instruction="x")
-    programs = [{"text": f"f{i}", "test_list": ["assert 1"]} for i in range(20)]
-    with pytest.raises(ValueError, match="--instruction"):
-        tasks.load_task(str(written(tmp_path / "b.jsonl", programs)), instruction="x")
 
 
 @pytest.mark.parametrize("kind", questions.KINDS)
@@ -496,9 +491,7 @@ def test_a_base_model_with_a_chat_models_tokens_gets_the_plain_prompt(tmp_path):
 
 
 HINTS = {
-    "gsm8k": "https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data/train.jsonl",
-    "data/train.parquet": "pandas.read_parquet('data/train.parquet').to_json(",
-    "train.csv": "pandas.read_csv('train.csv').to_json(",
+    "gsm8k": ".jsonl", "data/train.parquet": ".jsonl", "train.csv": ".jsonl",
     "nowhere.jsonl": "nowhere.jsonl", "nowhere.json": "nowhere.json",
     "": "household", "maths": "household", "a.txt": "household",
 }  # fmt: skip

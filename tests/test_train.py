@@ -479,7 +479,6 @@ REFUSED = [
     (["--task", "sums"], "--task"), (["--task", "nowhere.jsonl"], "nowhere.jsonl"),
     (["--task", "math"], "--task math"), (["--task", "gsm8k"], ".jsonl"),
     (["--task", "train.parquet"], "train.parquet"), (["--task", "train.csv"], "train.csv"),
-    (["--instruction", "?", "--task", "household"], "--instruction"),
     (["--model", "nowhere"], "nowhere"), (["--model", "Qwen/Qwen3-0.6B"], "hf download"),
     (["--find-lr", "x"], "--find-lr"), (["--find-lr", "nan"], "--find-lr"),
     (["--find-lr", "1e-3,-1"], "--find-lr"), (["--find-lr", ""], "--find-lr"),
