@@ -379,8 +379,9 @@ def load_task(spec, embedded=True, instruction=INSTRUCTION):
         if load:
             return load(argument)
         raise ValueError(f"--task {file}: it must define load(argument), which returns a Task")
-    why = "must be household, a .jsonl or .json file (README.md tells which) or FILE.py"
-    raise ValueError(f"--task {spec}: {why}, or of the embedded model math, math-short or code")
+    why = "must be household, FILE.py, or a .jsonl or .json file (README.md: where one is found, how"
+    why += " .parquet becomes one); the embedded model also has math, math-short and code"
+    raise ValueError(f"--task {spec}: {why}")
 
 
 # ---- Tokens and chat formats
@@ -610,8 +611,9 @@ COMMANDS = dict(
 )
 CHARACTERS = str.maketrans("−–×·÷∪", "--**/,") | {ord("²"): "^2", ord("³"): "^3"}
 UNIT = (
-    r"(?:square|cubic|per|[cmk]m|kg|in|ft|lb|oz|inch(?:es)?|f(?:ee|oo)t|mph|(?:cent|dollar|degree|unit"
-    r"|mile|yard|(?:kilo|centi|milli)?(?:meter|gram)|liter|second|minute|hour|day|week|month|year)s?)"
+    r"(?:square|cubic|per|[cmk]m|kg|in|ft|lb|oz|inch(?:es)?|feet|foot|mph|(?:cent|dollar|degree|unit"
+    r"|mile|yard|(?:kilo|centi|milli)?(?:meter|gram)|liter|second|minute|hour|day|week|month|year"
+    r")s?)"
 )
 REWRITES = (
     (r"\\\\", ";"),  # the end of a matrix row, before "\\ 0" looks like "\ "
