@@ -379,8 +379,8 @@ def load_task(spec, embedded=True, instruction=INSTRUCTION):
         if load:
             return load(argument)
         raise ValueError(f"--task {file}: it must define load(argument), which returns a Task")
-    why = "must be household, FILE.py, or a .jsonl or .json file (README.md: where one is found, how"
-    why += " .parquet becomes one); the embedded model also has math, math-short and code"
+    why = "must be household, FILE.py, or a .jsonl or .json file (README.md: where one is found, "
+    why += "how .parquet becomes one); the embedded model also has math, math-short and code"
     raise ValueError(f"--task {spec}: {why}")
 
 
@@ -611,8 +611,8 @@ COMMANDS = dict(
 )
 CHARACTERS = str.maketrans("−–×·÷∪", "--**/,") | {ord("²"): "^2", ord("³"): "^3"}
 UNIT = (
-    r"(?:square|cubic|per|[cmk]m|kg|in|ft|lb|oz|inch(?:es)?|feet|foot|mph|(?:cent|dollar|degree|unit"
-    r"|mile|yard|(?:kilo|centi|milli)?(?:meter|gram)|liter|second|minute|hour|day|week|month|year"
+    r"(?:square|cubic|per|[cmk]m|kg|in|ft|lb|oz|inch(?:es)?|feet|foot|mph|(?:cent|dollar|degree"
+    r"|unit|mile|yard|(?:kilo|centi|milli)?(?:meter|gram)|liter|second|minute|hour|day|week|month|year"
     r")s?)"
 )
 REWRITES = (
