@@ -612,8 +612,8 @@ COMMANDS = dict(
 CHARACTERS = str.maketrans("−–×·÷∪", "--**/,") | {ord("²"): "^2", ord("³"): "^3"}
 UNIT = (
     r"(?:square|cubic|per|[cmk]m|kg|in|ft|lb|oz|inch(?:es)?|feet|foot|mph|(?:cent|dollar|degree"
-    r"|unit|mile|yard|(?:kilo|centi|milli)?(?:meter|gram)|liter|second|minute|hour|day|week|month|year"
-    r")s?)"
+    r"|unit|mile|yard|(?:kilo|centi|milli)?(?:meter|gram)|liter|second|minute|hour|day|week|month"
+    r"|year)s?)"
 )
 REWRITES = (
     (r"\\\\", ";"),  # the end of a matrix row, before "\\ 0" looks like "\ "
