@@ -88,6 +88,8 @@ def test_every_interval_in_the_prose(printed):
         gigpo.append(analyze.scores(record(name)[2])["full"])
     known = [c["boost-4,5,6"] - c["boost-0,1,3"], c["4,5,6"] - c["mid-3"], gigpo[0] - gigpo[1]]
     known += [each["mid-3"] - each["random-3"] for each in (c, m)]
+    real = record("real/sum-4-100-steps")[3]
+    known += [real["random-4"] - real["mid-4"]]
     known = [(each[0], *analyze.interval(each)) for each in known]
     for path in RECORDED.glob("**/contribution.json"):
         rows = json.loads(path.read_text())["rows"]
@@ -319,7 +321,9 @@ def test_the_runs_of_100_steps():
         assert "layer {} from {} to {}".format(layer, *both) in RESULTS
     greedy = [short(rows[name]["greedy"], 3) for name in ("mid-4", "full")]
     assert "({} and {} right)".format(*greedy) in RESULTS
-    assert found["findings"]["below_peak"] == [0, 18, 23]
+    assert f"greedily {short(rows['random-4']['greedy'], 3)}" in RESULTS
+    assert train.layers_of("random-4", 24) == [2, 6, 15, 17] and "2, 6, 15 and 17" in RESULTS
+    assert found["findings"]["below_peak"] == [0, 18, 20, 23]
     assert found["findings"]["peak"] == 11 and not found["findings"]["above_full"]
     assert f"from {short(before['full']['score'], 3)} to {short(rows['full']['score'], 3)}" in RESULTS
     for layer in ("11", "full"):
