@@ -43,7 +43,7 @@ class Task:
     validation: list  # Problems, fixed
     test: list  # Problems, fixed, none of which is in training or validation
     draw: Callable  # (seed, step, n) -> the n training Problems of that step
-    start: Callable  # (problem) -> a fresh episode: a Question or a Household
+    start: Callable  # (problem) -> a fresh episode: a Question or a World
     train: tuple = ()  # every training Problem, where they are finitely many
     demonstrate: Callable | None = None  # (rng) -> [(prompt, completion), ...] to teach a base
     vocabulary: tuple = ()  # words of the embedded tokenizer
@@ -68,6 +68,54 @@ class Question:
         reward, self.answer = self.grade(self.problem, text)
         self.done, self.solved = True, reward > 0
         return reward
+
+
+def read_action(text):
+    """The action in an answer: its last line, without quotation marks and the like around it."""
+    return text.strip().rpartition("\n")[2].strip(" \t\"'`*.")
+
+
+class World:
+    """An episode of many turns: an agent acts until its task is done or its steps are used up.
+
+    10 for completing the task, 0 for any other action, -0.1 for one that is not admissible, which
+    takes a step and changes nothing. A subclass has `task` and `observation`, texts, `admissible`,
+    the actions that are possible now, `solved`, and `act`, which does one of them.
+    """
+
+    answer = None  # success is a state of the world, not a text
+
+    def __init__(self, max_steps):
+        self.history, self.max_steps = [], max_steps
+
+    out_of_steps = property(lambda self: len(self.history) >= self.max_steps and not self.solved)
+    done = property(lambda self: self.solved or self.out_of_steps)
+    anchor = property(lambda self: self.observation)  # what GiGPO takes for the state
+
+    @property
+    def prompt(self):
+        """The task, the last two actions, the observation, and what can be done."""
+        did = [f"You did: {action}" for action in self.history[-2:]]
+        lines = [f"Your task: {self.task}.", *did, f"You see: {self.observation}"]
+        lines += ["You can now:", *self.admissible]
+        lines += ["Answer with one of these actions, in the same words, and with nothing else."]
+        return "\n".join(lines)
+
+    def step(self, text):
+        """Do what an answer says, and return the reward; after the end, do nothing."""
+        if self.done:
+            return 0.0
+        action = read_action(text)
+        legal = action in self.admissible
+        self.history.append(action if legal else "nothing")
+        if legal:
+            self.act(action)
+        if self.done:
+            self.close()
+        return 10.0 * self.solved if legal else -0.1
+
+    def close(self):
+        """Called once, at the end."""
 
 
 # ---- Embedded arithmetic
@@ -205,7 +253,7 @@ def code():
 
 
 # ---- Machinery: the lesson ends here. Below are files of problems, tokens and chat formats, the
-# grader of answers, the sandbox for programs, and the household.
+# grader of answers, and the sandbox for programs.
 
 
 def one_line(text):
@@ -365,20 +413,19 @@ def load_task(spec, embedded=True, instruction=INSTRUCTION):
 
     FILE.py:ARGUMENT is what `load(argument)` in a Python file returns: a Task of your own.
     """
-    path, (file, _, argument) = Path(spec), str(spec).partition(":")
-    if path.suffix in (".json", ".jsonl"):
-        return from_file(path, instruction)
-    if spec == "household":
-        return household(english=not embedded)
+    if Path(spec).suffix in (".json", ".jsonl"):
+        return from_file(Path(spec), instruction)
     if embedded and spec == "code":
         return code()
     if embedded and spec in ("math", "math-short", *SKILLS):
         return arithmetic(spec if spec in SKILLS else "add", short=spec == "math-short")
-    if file.endswith(".py"):
-        load = runpy.run_path(file).get("load")
+    if spec == "household":  # a world in a file, as one of your own would be
+        spec = f"{Path(__file__).parent}/tests/household_task.py:{'' if embedded else 'english'}"
+    if file := re.fullmatch(r"(.+\.py)(?::(.*))?", str(spec)):
+        load = runpy.run_path(file[1]).get("load")
         if load:
-            return load(argument)
-        raise ValueError(f"--task {file}: it must define load(argument), which returns a Task")
+            return load(file[2] or "")
+        raise ValueError(f"--task {spec}: it must define load(argument), which returns a Task")
     why = "must be household, FILE.py, or a .jsonl or .json file (README.md: where one is found, "
     why += "how .parquet becomes one); the embedded model also has math, math-short and code"
     raise ValueError(f"--task {spec}: {why}")
@@ -896,209 +943,3 @@ def run_tests(program: str, tests, *, setup="", timeout=5.0, memory_mb=256) -> t
     calls = [call for call, _ in checks]
     values = run_calls(program, calls, setup=setup, timeout=timeout, memory_mb=memory_mb)
     return sum(right(*got) for (_, right), got in zip(checks, values) if got), len(checks)
-
-
-# ---- A household
-
-# A text household in the manner of ALFWorld: several turns, a reward at the end, and few enough
-# words for a tiny transformer. All that is said here is made of HOUSEHOLD_WORDS.
-
-FURNITURE = "table shelf counter desk sink drawer cabinet fridge microwave".split()
-HOLLOW = FURNITURE[4:]  # things are put in these, and on the others
-CLOSES = FURNITURE[5:]  # shut at first, and what is in there is not seen
-KINDS = "mug plate bowl spoon apple egg bread potato".split()
-# Where a thing is treated, and what it is then.
-TREATMENTS = {"clean": ("sink", "clean"), "heat": ("microwave", "hot"), "cool": ("fridge", "cold")}
-GOALS = {  # the six types, and what is asked
-    "put": "put a {} {}",
-    "two": "put two {} {}",
-    "look": "look at {} under lamp",
-    "clean": "put a clean {} {}",
-    "heat": "put a hot {} {}",
-    "cool": "put a cold {} {}",
-}
-HOUSEHOLD_WORDS = (*FURNITURE, *KINDS, *"""put a two clean hot cold on in look at under lamp go open
-    close take heat cool use closed off see nothing carry | , >""".split())  # fmt: skip
-
-
-def read_action(text):
-    """The action in an answer: its last line, without quotation marks and the like around it."""
-    return text.strip().rpartition("\n")[2].strip(" \t\"'`*.")
-
-
-class Household:
-    """One house with one task: 10 for completing it, 0 for any other action, -0.1 for one that is
-    not admissible, which takes a step and changes nothing.
-
-    A thing is its text, "mug" or "hot mug", with its last treatment. So the whole state is where
-    one is (`here`), what one carries (`hand`), what is where (`inside`), what is `open`, and the
-    `lamp`.
-    """
-
-    answer = None  # success is a state of the world, not a text
-
-    def __init__(self, seed, max_steps=20, english=False):
-        self.history, self.max_steps, self.english = [], max_steps, english
-        rng = random.Random(f"household {seed}")
-        self.type = rng.choice(list(GOALS))
-        station, _ = TREATMENTS.get(self.type, (None, None))
-        places = [place for place in FURNITURE if place != station]
-        self.target = "desk" if self.type == "look" else rng.choice(places)
-        places.remove(self.target)
-        chosen = {station, self.target, *rng.sample(places, 2 if station else 3)}
-        self.inside = {place: [] for place in FURNITURE if place in chosen}
-        self.kind, *distractors = rng.sample(KINDS, 3)
-        elsewhere = [p for p in self.inside if p != self.target]  # nothing is done at the start
-        for thing in [self.kind] * (2 if self.type == "two" else 1) + distractors:
-            self.inside[rng.choice(elsewhere)].append(thing)
-        self.here, self.hand, self.lamp = rng.choice(list(self.inside)), "", False
-        self.open = {place for place in self.inside if place not in CLOSES}
-        where = ("in " if self.target in HOLLOW else "on ") + self.target
-        self.task = GOALS[self.type].format(self.kind, where)
-
-    @property
-    def observation(self):
-        """Where one is, what is there unless that is closed, and what one carries."""
-        words = ["at", self.here]
-        if self.here in CLOSES:
-            words += ["open" if self.here in self.open else "closed"]
-        if self.here == "desk":
-            words += ["lamp", "on" if self.lamp else "off"]
-        if self.here in self.open:  # sorted: one state, one text
-            words += ["see", *(sorted(self.inside[self.here]) or ["nothing"])]
-        return " ".join([*words, "carry", self.hand or "nothing"])
-
-    @property
-    def options(self):
-        """What one can do now, in a fixed order, and what of the state each action changes."""
-        here, hand, things = self.here, self.hand, self.inside[self.here]
-        options = {f"go {place}": {"here": place} for place in self.inside if place != here}
-        if here in CLOSES:
-            verb = "close" if here in self.open else "open"
-            options[f"{verb} {here}"] = {"open": self.open ^ {here}}
-        if here == "desk":
-            options["use lamp"] = {"lamp": not self.lamp}
-        if here in self.open and hand:
-            options[f"put {hand}"] = {"hand": "", "inside": {**self.inside, here: [*things, hand]}}
-        elif here in self.open:
-            for x in sorted(set(things)):
-                i = things.index(x)
-                left = {**self.inside, here: things[:i] + things[i + 1 :]}
-                options[f"take {x}"] = {"hand": x, "inside": left}
-        for verb, (station, state) in TREATMENTS.items():  # whether the station is open or not
-            if hand and here == station and not hand.startswith(state):
-                options[f"{verb} {hand}"] = {"hand": f"{state} {hand.split()[-1]}"}
-        return options
-
-    admissible = property(lambda self: [*self.options])
-
-    def fits(self, thing):
-        """Whether this is what the task asks for, treated if it must be."""
-        state = TREATMENTS.get(self.type, ("", ""))[1]
-        return thing.endswith(self.kind) and thing.startswith(state)
-
-    @property
-    def solved(self):
-        """Whether the goal holds in the world, by whatever way it was reached."""
-        if self.type == "look":
-            return self.here == "desk" and self.lamp and self.fits(self.hand)
-        wanted = 2 if self.type == "two" else 1
-        return sum(map(self.fits, self.inside[self.target])) >= wanted
-
-    out_of_steps = property(lambda self: len(self.history) >= self.max_steps and not self.solved)
-    done = property(lambda self: self.solved or self.out_of_steps)
-    anchor = property(lambda self: self.observation)  # what GiGPO takes for the state
-
-    @property
-    def prompt(self):
-        """The task, the last two actions, the observation, what can be done; then, the action."""
-        done, can = self.history[-2:], self.admissible
-        if not self.english:
-            return " | ".join([self.task, *done, self.observation, " , ".join(can)]) + " >"
-        lines = [f"Your task: {self.task}.", *(f"You did: {action}" for action in done)]
-        lines += [f"You see: {self.observation}", "You can now:", *can]
-        lines += ["Answer with one of these actions, in the same words, and with nothing else."]
-        return "\n".join(lines)
-
-    def step(self, text):
-        """Act, and return the reward; after the end, do nothing."""
-        if self.done:
-            return 0.0
-        action = read_action(text)
-        legal = action in self.admissible
-        self.history.append(action if legal else "nothing")
-        if legal:
-            self.act(action)
-        if self.done:
-            self.close()
-        return 10.0 * self.solved if legal else -0.1
-
-    def act(self, action):
-        vars(self).update(self.options[action])
-
-    def close(self):
-        """Called once, at the end."""
-
-    def reach(self, place, action):
-        """The next step to `action` at an open place: go there, open it, or act."""
-        if self.here != place:
-            return f"go {place}"
-        return action if place in self.open else f"open {place}"
-
-    def oracle(self):
-        """The next action of a short plan from any state, which knows what is shut in, too."""
-        if not self.hand:
-            for place in sorted(self.inside, key=lambda place: place != self.here):  # here first
-                for thing in self.inside[place]:
-                    at_target = self.type != "look" and place == self.target
-                    if thing.endswith(self.kind) and not (at_target and self.fits(thing)):
-                        return self.reach(place, f"take {thing}")
-        if not self.hand.endswith(self.kind):
-            return self.reach(self.here, f"put {self.hand}")
-        if self.type == "look":
-            return self.reach("desk", "use lamp")
-        if not self.fits(self.hand):
-            station = TREATMENTS[self.type][0]
-            return f"{self.type} {self.hand}" if self.here == station else f"go {station}"
-        return self.reach(self.target, f"put {self.hand}")
-
-
-# How those who show the base a house play.
-PLAYERS = {"right": 0.3, "wanders": 0.1, "forgets the middle": 0.3, "wrong thing": 0.3}
-
-
-def demonstrate_episode(rng):
-    """[(prompt, action), ...] of a player with a random habit, who follows the oracle to the goal
-    in its `mind`, right or not. Few are worth imitating.
-    """
-    habit = pick(rng, PLAYERS)
-    seed = f"demonstration {rng.getrandbits(64)}"
-    env, mind = Household(seed), Household(seed)
-    if habit == "wrong thing":
-        things = [thing for things in env.inside.values() for thing in things]
-        mind.kind = rng.choice([thing for thing in things if thing != env.kind])
-    if habit == "forgets the middle" or (habit == "wrong thing" and env.type == "two"):
-        mind.type = "put"  # no treatment, no lamp, no second thing
-    pairs = []
-    while not mind.done:
-        wander = habit == "wanders" and rng.random() < 0.5
-        action = rng.choice(env.admissible) if wander else mind.oracle()
-        pairs.append((env.prompt, action))
-        env.step(action)
-        mind.step(action)
-    return pairs
-
-
-def household(english=False):
-    """Houses by their seeds; no two of validation, test, training and demonstrations share one."""
-
-    def panel(name, n):
-        seeds = [f"{name} {i}" for i in range(n)]
-        return [Problem(Household(seed, english=english).prompt, seed) for seed in seeds]
-
-    return Task(
-        panel("validation", 300), panel("test", 300), max_turns=20,
-        draw=lambda seed, step, n: panel(f"train {seed} {step}", n),
-        start=lambda problem: Household(problem.answer, english=english),
-        demonstrate=demonstrate_episode, vocabulary=HOUSEHOLD_WORDS,
-    )  # fmt: skip

@@ -4,7 +4,7 @@
     python train.py --model DIR --task tests/alfworld_task.py:FOLDER --algo gigpo --lr 1e-6 --kl 0.01
 
 FOLDER holds game.tw-pddl files, such as those below ~/.cache/alfworld/json_2.1.1. The folder and
-what plays the games are the package's; what the model sees and earns is as in `tasks.Household`.
+what plays the games are the package's; what the model sees and earns is as in `tasks.World`.
 """
 
 import functools
@@ -12,7 +12,7 @@ import json
 import threading
 from pathlib import Path
 
-from tasks import Household, Problem, Task, by_hash, in_epochs, split
+from tasks import Problem, Task, World, by_hash, in_epochs, split
 
 
 @functools.cache
@@ -38,15 +38,15 @@ def new_engine():
     return AlfredDemangler(PddlEnv(textworld.EnvInfos(won=True, admissible_commands=True)))
 
 
-class AlfworldGame(Household):
-    """A game file as a Household in which ALFWorld says what is seen and can be done."""
+class AlfworldGame(World):
+    """A game file as a World in which ALFWorld says what is seen and can be done."""
 
     observation = admissible = solved = None  # as the last step left them
     idle = []  # engines between two games: each has loaded a library that cannot be unloaded
     lock = threading.Lock()  # all engines share one parser, which two threads would confuse
 
     def __init__(self, path, max_steps=50):
-        self.history, self.max_steps, self.english = [], max_steps, True
+        super().__init__(max_steps)
         self.engine = self.idle.pop() if self.idle else new_engine()
         self.engine.load(path)
         state = self.engine.reset()

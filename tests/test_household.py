@@ -7,12 +7,14 @@ import random
 import subprocess
 import sys
 
+import household_task
 import pytest
+from household_task import GOALS, PLAYERS, WORDS, Household, demonstrate_episode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tasks
-from tasks import GOALS, HOUSEHOLD_WORDS, PLAYERS, Household, demonstrate_episode, read_action
+from tasks import read_action
 
 
 def state(env):
@@ -106,9 +108,10 @@ def test_the_oracle_is_near_the_shortest_plan(wandering):
 
 
 ROLLOUT = """
-import hashlib, random
-from tasks import HOUSEHOLD_WORDS, Household, demonstrate_episode
-text, rng = str(HOUSEHOLD_WORDS), random.Random("rollout")
+import hashlib, random, sys
+sys.path.append("tests")
+from household_task import WORDS, Household, demonstrate_episode
+text, rng = str(WORDS), random.Random("rollout")
 for i in range(50):
     env = Household(i)
     while not env.done:
@@ -146,7 +149,7 @@ def test_random_play_keeps_the_rules():
         while not env.done:
             actions, before, text = env.admissible, state(env), env.prompt
             assert len(set(actions)) == len(actions) and all(1 <= len(a.split()) <= 3 for a in actions)
-            assert set(text.split()) <= set(HOUSEHOLD_WORDS) and text == " ".join(text.split())
+            assert set(text.split()) <= set(WORDS) and text == " ".join(text.split())
             assert text.endswith(" >") and env.observation in text and text.startswith(env.task)
             seen = env.observation.split(" carry ")[0].split(" see ")[1:]
             assert seen == [" ".join(sorted(env.inside[env.here])) or "nothing"] * (env.here in env.open)
@@ -154,7 +157,7 @@ def test_random_play_keeps_the_rules():
             sizes["observation"].append(len(env.observation.split()))
             sizes["admissible"].append(len(actions))
 
-            wrong = rng.choice([f"go {env.here}", "take lamp", "", actions[0] + " now", rng.choice(HOUSEHOLD_WORDS)])
+            wrong = rng.choice([f"go {env.here}", "take lamp", "", actions[0] + " now", rng.choice(WORDS)])
             twin = copied(env)
             assert twin.step(wrong) == -0.1 and state(twin) == before and twin.observation == env.observation
             assert twin.history[-1] == "nothing" and twin.done == (len(twin.history) == 20)
@@ -188,12 +191,12 @@ def test_no_text_is_larger_than_it_may_be():
 
 
 def test_the_vocabulary_is_small_and_has_single_words():
-    assert len(set(HOUSEHOLD_WORDS)) == len(HOUSEHOLD_WORDS) <= 60 and all(word.split() == [word] for word in HOUSEHOLD_WORDS)
-    assert all(word.isalpha() or word in "|,>" for word in HOUSEHOLD_WORDS)
+    assert len(set(WORDS)) == len(WORDS) <= 60 and all(word.split() == [word] for word in WORDS)
+    assert all(word.isalpha() or word in "|,>" for word in WORDS)
 
 
 @settings(deadline=None)
-@given(st.integers(0, 50), st.lists(st.text() | st.lists(st.sampled_from(HOUSEHOLD_WORDS), max_size=4).map(" ".join)))
+@given(st.integers(0, 50), st.lists(st.text() | st.lists(st.sampled_from(WORDS), max_size=4).map(" ".join)))
 def test_any_text_as_action_is_survived(seed, actions):
     env = Household(seed)
     for n, action in enumerate(actions[:20], 1):
@@ -229,8 +232,8 @@ RATES = {"right": (1.0, 1.0), "wanders": (0.65, 0.9), "forgets the middle": (0.1
 @pytest.mark.parametrize("habit", PLAYERS)
 def test_players_have_the_habits_they_are_said_to_have(habit, monkeypatch):
     assert sum(PLAYERS.values()) == pytest.approx(1)
-    monkeypatch.setattr(tasks, "PLAYERS", {habit: 1.0})
-    monkeypatch.setattr(tasks, "Household", Recorded)
+    monkeypatch.setattr(household_task, "PLAYERS", {habit: 1.0})
+    monkeypatch.setattr(household_task, "Household", Recorded)
     monkeypatch.setattr(Recorded, "made", [])
     rng = random.Random(3)
     for n in range(300):
@@ -267,7 +270,7 @@ def react(text):
     for action in useful:
         if action in actions:
             return action
-    after = [a for a in actions if a.startswith("go ") and HOUSEHOLD_WORDS.index(a[3:]) > HOUSEHOLD_WORDS.index(here)]
+    after = [a for a in actions if a.startswith("go ") and WORDS.index(a[3:]) > WORDS.index(here)]
     return (after or actions)[0]
 
 
