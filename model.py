@@ -15,7 +15,6 @@ what lies below is computed once. Its `cache` adds keys to those of the pass its
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -231,8 +230,7 @@ class Transformer(nn.Module):
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         tensors = {name: p.detach().contiguous() for name, p in self.named_parameters()}
-        save_file(tensors, path / "model.safetensors.part", metadata={"format": "pt"})
-        os.replace(path / "model.safetensors.part", path / "model.safetensors")
+        save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
         dtype = {"torch_dtype": str(self.lm_head.weight.dtype).removeprefix("torch.")}
         (path / "config.json").write_text(json.dumps(self.config.to_hf() | dtype, indent=1))
 

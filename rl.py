@@ -27,15 +27,14 @@ from model import KVCache, SharedPrefix, causal, recomputed
 
 @dataclass
 class Rollout:
-    """P prompts and B completions of them; from `rollout`, prompt-major."""
+    """B completions of prompts; from `rollout`, prompt-major."""
 
-    prompts: list = ()  # P lists of token ids
-    prompt_of: list = ()  # B indices: which prompt is answered
+    prompts: list = ()  # B lists of token ids
     completions: list = ()  # B lists of ids, the ending one included
     logprobs: list = ()  # B lists: of the distribution sampled from
     truncated: list = ()  # B bools: no ending token came
     # What entered layer `start` > 0; a completion's last token predicts nothing.
-    prompt_hidden: list = ()  # P tensors (length, D)
+    prompt_hidden: list = ()  # B tensors (length, D), the same of equal prompts
     hidden: list = ()  # B tensors (length - 1, D)
     # Where episodes were played:
     episode: list = ()  # B indices
@@ -44,8 +43,7 @@ class Rollout:
 
     def append(self, other):
         """Add another rollout of the same `start`."""
-        prompt_of = [len(self.prompts) + p for p in other.prompt_of]
-        for name, more in {**vars(other), "prompt_of": prompt_of}.items():
+        for name, more in vars(other).items():
             setattr(self, name, [*getattr(self, name), *more])
 
 
@@ -91,8 +89,8 @@ class Decoding:
         """Run B prompts (tuples), equal ones once, and draw first tokens by uniform (B, N)."""
         self.model, self.uniform, self.temperature = model, uniform, temperature
         self.ends, self.start, (B, N) = ends, start, uniform.shape
+        self.out = Rollout(list(map(list, prompts)))
         prompts, prompt_of = distinct(prompts)
-        self.out = Rollout([list(prompt) for prompt in prompts], prompt_of)
         tokens, real = pad(prompts, uniform.device)  # (P, Tp)
         (P, Tp), x = tokens.shape, model.model.embed_tokens(tokens)  # (P, Tp, D)
         self.tokens, self.logprobs = tokens.new_zeros(B, N), uniform.new_zeros(B, N)
@@ -108,7 +106,7 @@ class Decoding:
         positions, mask = causal(Tp, x.device)
         x = model.run_layers(x, positions, mask, self.cache, stop=start)
         if start:
-            self.out.prompt_hidden = [x[: len(prompt)] for x, prompt in zip(x, prompts)]
+            self.out.prompt_hidden = [x[p, : len(prompts[p])] for p in prompt_of]
         x = model.run_layers(x, positions, mask, self.cache, start=start)
         self.draw(x[positions == real.sum(1, keepdim=True) - 1])
 
@@ -296,15 +294,16 @@ def score(model, batch, rows, temperature, start=0):
     Returns logprobs (R, T) and mask (R, T); what the mask leaves out is 0.
     """
     device = model.lm_head.weight.device
-    pairs = [(batch.prompt_of[row], tuple(batch.completions[row])) for row in rows]
+    pairs = [(tuple(batch.prompts[row]), tuple(batch.completions[row])) for row in rows]
     pairs, copy_of = distinct(pairs)  # equal completions of a prompt are run once: N <= R
-    which, prompt_of = distinct(p for p, _ in pairs)
-    prompts, real = pad([batch.prompts[p] for p in which], device)  # (P, Tp)
+    prompts, prompt_of = distinct(prompt for prompt, _ in pairs)
+    prompts, real = pad(prompts, device)  # (P, Tp)
     tokens, mask = pad([completion for _, completion in pairs], device)  # (N, T)
     if start and batch.hidden:
-        prompt_x = pad([batch.prompt_hidden[p] for p in which], device)[0]  # (P, Tp, D)
         run = dict(zip(copy_of, rows)).values()  # for each of the N, one of the rows
         x = pad([batch.hidden[row] for row in run], device)[0]  # (N, T - 1, D)
+        run = dict(zip(prompt_of, run)).values()  # for each of the P, one of these
+        prompt_x = pad([batch.prompt_hidden[row] for row in run], device)[0]  # (P, Tp, D)
     else:
         start, embed = 0, model.model.embed_tokens
         prompt_x, x = embed(prompts), embed(tokens[:, :-1])
@@ -377,7 +376,8 @@ def update(
     figures = dict.fromkeys(("signal", "loss", "grad_norm", "clipped", "kl", "logprob_gap"), 0.0)
     figures["signal"] = len(signal) / len(advantages)
     rows = range(len(advantages)) if kl_coef else signal  # others add nothing to the gradient
-    rows = sorted(rows, key=batch.prompt_of.__getitem__)  # those of one prompt share its pass
+    prompt_of = distinct(map(tuple, batch.prompts))[1]
+    rows = sorted(rows, key=prompt_of.__getitem__)  # those of one prompt share its pass
     options = {"aggregate": aggregate, "clip": clip, "max_tokens": max_tokens, "kl_coef": kl_coef}
     tokens = sum(map(len, batch.completions))
     # What each counts in the batch's mean: no gradient may depend on how the batch is split.
@@ -480,6 +480,10 @@ class Optimizer:
 # ---- Machinery: the lesson ends here. Memory, graphs, padding.
 
 
+# What exceptions say, Python's and torch's on a CPU or a GPU.
+OUT_OF_MEMORY = "MemoryError|(out of|not enough|allocate) memory|ALLOC_FAILED"
+
+
 def within_budget(budget, kind, work):
     """work(positions at a time), once more with half as many whenever memory runs out.
 
@@ -490,7 +494,7 @@ def within_budget(budget, kind, work):
         try:
             return work(budget[kind] if budget else sys.maxsize)
         except (MemoryError, RuntimeError) as error:
-            if not budget or not is_out_of_memory(error):
+            if not budget or not re.search(OUT_OF_MEMORY, repr(error)):
                 raise
             if budget[kind] <= 1:
                 raise MemoryError(f"{kind}: no memory for one completion at a time") from None
@@ -500,25 +504,19 @@ def within_budget(budget, kind, work):
         tqdm.write(f"out of memory: {less}", file=sys.stderr)
 
 
-def is_out_of_memory(error):
-    """Whether an exception, Python's or torch's on a CPU or a GPU, says so."""
-    words = "(out of|not enough) memory|can't allocate|ALLOC_FAILED"
-    return isinstance(error, MemoryError) or re.search(words, str(error))
-
-
 def micro_batches(batch, rows, token_budget):
     """Split `rows` into lists of at most `token_budget` positions each, or of one row.
 
     What counts is the padded completions and, once for each prompt, the padded prompts.
     """
-    part, longest, prompts = [], 0, {}
+    part, longest, prompts = [], 0, set()
     for row in rows:
-        p, length = batch.prompt_of[row], len(batch.completions[row])
-        prompts[p], longest = len(batch.prompts[p]), max(longest, length)
-        size = (len(part) + 1) * longest + len(prompts) * max(prompts.values())
+        prompt, length = tuple(batch.prompts[row]), len(batch.completions[row])
+        prompts, longest = prompts | {prompt}, max(longest, length)
+        size = (len(part) + 1) * longest + len(prompts) * max(map(len, prompts))
         if part and size > token_budget:
             yield part
-            part, longest, prompts = [], length, {p: prompts[p]}
+            part, longest, prompts = [], length, {prompt}
         part.append(row)
     if part:
         yield part

@@ -192,7 +192,7 @@ class Run:
         groups = [episodes[i : i + samples] for i in range(0, len(episodes), samples)]
         solved = ["".join(str(int(e.solved)) for e in group) for group in groups]  # such as "0110"
         examples = [{
-            "prompt": text(batch.prompts[batch.prompt_of[i]], skip_special_tokens=False),
+            "prompt": text(batch.prompts[i], skip_special_tokens=False),
             "completion": text(batch.completions[i], skip_special_tokens=False),
             "reward": batch.reward[i], "answer": episodes[i].answer,
         } for i in range(0, len(episodes), samples)[:3]]  # fmt: skip
@@ -611,7 +611,7 @@ NOT_SETTINGS = "runs base seeds find_lr jobs memory tflops plan merge out".split
 
 def fail(message):
     """What argparse does about a bad option; `main` makes one line of it."""
-    raise ValueError(message.replace("unrecognized arguments", "no such option, see --help"))
+    raise ValueError(message)
 
 
 def number(kind, low, high=2**32 - 1):
@@ -714,9 +714,7 @@ def specs_of(args, num_layers):
                     for layer in each for seed in args.seeds}  # fmt: skip
             best = list(mean_scores(runs, "layer"))[:k]
             spec = spec.replace(f"top-{k}", ",".join(best))
-    layers = layers_of(spec, num_layers)
-    if "," in spec:  # 5,3 is 3,5
-        spec = "boost-" * spec.startswith("boost-") + ",".join(map(str, layers))
+    layers_of(spec, num_layers)  # ValueError where it is none
     return [spec]
 
 

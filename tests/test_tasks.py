@@ -5,6 +5,7 @@ import json
 import random
 import re
 
+import code_task
 import pytest
 import questions
 import tokenizers
@@ -89,17 +90,17 @@ def written(path, rows):
 
 def test_a_slow_machine_does_not_cost_a_program_its_reward(monkeypatch):
     monkeypatch.setattr(tasks, "CHILD", "import time; time.sleep(3)\n" + tasks.CHILD)
-    task = tasks.code()
+    task = tasks.load_task("code")
     assert answered(task, task.test[0], task.test[0].answer)[0] == 1.0
 
 
 def test_a_programs_answer_is_what_it_does():
     """Two programs that do the same are votes for one answer."""
-    task = tasks.code()
+    task = tasks.load_task("code")
     problem = next(p for p in task.test if p.answer == "x.sort() ; x.reverse()")
     reward, answer = answered(task, problem, problem.answer)
     assert (reward, answer) == answered(task, problem, "x.sort() ; x.reverse() ; x=x[:]") and reward == 1
-    assert answered(task, problem, "x.sort()") == (0, str([[sorted(x)] for x in tasks.HIDDEN]))
+    assert answered(task, problem, "x.sort()") == (0, str([[sorted(x)] for x in code_task.HIDDEN]))
     assert answered(task, problem, "x.sort(") == (0, str([[], [], [], []]))
 
 
