@@ -9,7 +9,7 @@ record, to DIR (default: here), several sweeps to DIR/NAME each.
 An estimate, throughout, is an array: the figure, then 2,000 resampled values of it. Arithmetic on
 such arrays gives estimates again, so C(k), a pair less its parts or one model less another is a
 line each, and `show` prints the figure with its 95 % interval. Scores are means over seeds and
-problems, 0 to 1. Three seeds say little about a fourth.
+problems, 0 to 1.
 """
 
 import argparse
@@ -273,10 +273,7 @@ def voting(settings, runs, score):
         p, q = a.mean(), b.mean()
         overlap.append([(a & b).sum() / max((a | b).sum(), 1), p * q / max(p + q - p * q, 1e-9)])
     text = "\nJaccard index of what two of these layers solve greedily: {:.2f}; by chance {:.2f}."
-    text = format_table(table) + text.format(*np.mean(overlap, axis=0))
-    if "problems" not in settings:
-        text += "\nAn older record: wrong answers are told apart by spelling."
-    return text
+    return format_table(table) + text.format(*np.mean(overlap, axis=0))
 
 
 # ---- Between sweeps

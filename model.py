@@ -362,9 +362,8 @@ def weight_files(path):
     if one.exists():
         return [one]
     if not index.exists():
-        if pickles := sorted(path.glob("*.bin")):
-            raise ValueError(f"{pickles[0]}: unsafe to open; convert it to safetensors")
-        raise FileNotFoundError(f"{path}: holds neither {one.name} nor {index.name}")
+        why = f"holds neither {one.name} nor {index.name}; a .bin must be converted first"
+        raise FileNotFoundError(f"{path}: {why}")
     shards = read_json(index).get("weight_map")  # tensor -> file
     if not isinstance(shards, dict):
         raise ValueError(f"{index}: weight_map does not name the file of each tensor")

@@ -204,9 +204,7 @@ def play(model, tokenizer, episodes, **options):
     batch, going = Rollout(), list(range(len(episodes)))
     with ThreadPoolExecutor() as pool:  # some rewards are the verdicts of other processes
         while going:
-            texts, text_of = distinct(episodes[i].prompt for i in going)
-            encoded = tokenizer.encode(texts)
-            prompts = [encoded[i] for i in text_of]
+            prompts = tokenizer.encode([episodes[i].prompt for i in going])
             turn = rollout(model, prompts, group_size=1, eos_id=tokenizer.eos_ids, **options)
             turn.episode, turn.anchor = going, [episodes[i].anchor for i in going]
             texts = tokenizer.decode(turn.completions)
@@ -478,7 +476,6 @@ class Optimizer:
 
 
 # ---- Machinery: the lesson ends here. Memory, graphs, padding.
-
 
 # What exceptions say, Python's and torch's on a CPU or a GPU.
 OUT_OF_MEMORY = "MemoryError|(out of|not enough|allocate) memory|ALLOC_FAILED"

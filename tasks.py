@@ -366,8 +366,8 @@ def load_task(spec, embedded=True, instruction=INSTRUCTION):
         if load:
             return load(file[2] or "")
         raise ValueError(f"--task {spec}: it must define load(argument), which returns a Task")
-    why = "must be household, FILE.py, or a .jsonl or .json file (README.md: where one is found, "
-    why += "how .parquet becomes one); the embedded model also has math, math-short and code"
+    why = "must be household, FILE.py or a file of problems, .jsonl or .json (see README.md); "
+    why += "the embedded model also has math, math-short and code"
     raise ValueError(f"--task {spec}: {why}")
 
 
@@ -591,7 +591,7 @@ def spell_number(value):
 # What LaTeX's commands and other characters are read as.
 COMMANDS = dict(
     pair.split(":")
-    for pair in """left: right: displaystyle: quad:~ qquad:~ dfrac:\\frac tfrac:\\frac cfrac:\\frac
+    for pair in """left: right: displaystyle: quad:~ dfrac:\\frac tfrac:\\frac
     textbf:\\text textrm:\\text textit:\\text mbox:\\text mathrm:\\text mathbf:\\text cdot:* times:*
     cup:, pm:± mp:∓ circ:° degree:° pi:π sqrt:√ infty:∞ varnothing:∅ emptyset:∅ le:≤ leq:≤
     leqslant:≤ ge:≥ geq:≥ geqslant:≥ ne:≠ neq:≠ in:=""".split()
@@ -721,8 +721,7 @@ SYSCALLS = dict(
 )  # fmt: skip
 # As no file can be read after it, the child first imports the modules that its texts mention, and
 # what these import when called.
-MODULES = {name for name in sys.stdlib_module_names if name[0] != "_"} - {"antigravity", "this"}
-LATE = dict(most_common="heapq", strptime="_strptime", singledispatch="weakref")
+MODULES = {name for name in sys.stdlib_module_names if name[0] != "_"} - {"antigravity"}
 LIMIT = 1 << 16  # characters per value: read fast even if all items of a set have one hash
 
 
@@ -819,10 +818,9 @@ PARSING = threading.Lock()  # Python's parser fails in two threads at once (its 
 
 def run_calls(program, calls, *, setup="", timeout=5.0, memory_mb=256) -> list:
     """What each call gives after an untrusted program: [value], or [] without one in time."""
-    program = program[: 1 << 20]  # no honest program is longer
     words = set(re.findall(r"\w+", "\n".join([setup, program, *calls])))
-    modules = ["__future__", "unicodedata", "warnings", *words & MODULES]
-    modules += [LATE[word] for word in words & set(LATE)]
+    modules = ["__future__", "heapq", "unicodedata", "warnings", "weakref", *words & MODULES]
+    modules += ["_strptime"] * ("strptime" in words)
     limits = LIMIT, FILTER, memory_mb << 20, int(timeout) + 1, LIMIT * (len(calls) + 1)
     with tempfile.TemporaryFile() as report:  # no pipe: its size has a limit, nobody need read it
         process = subprocess.Popen(

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import train  # noqa: E402
 
-train.SAVE_EVERY = train.SAVE_COST = 0  # after every step
+train.SAVE_EVERY = 0  # after every step
 
 
 def die_at(n):

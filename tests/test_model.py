@@ -255,7 +255,7 @@ def broken_config(folder):
 REFUSED_FOLDERS = [
     (drop, "model.layers.2.mlp.up_proj.weight is missing"), (surplus, "model.layers.4.mlp.up_proj.weight"),
     (misshapen, r"model.norm.weight.*\[25\].*\[24\]"), (truncated, "model.safetensors: "),
-    (not_safetensors, "model.safetensors: "), (no_weights, "model.safetensors"), (pickle, "pytorch_model.bin.*convert"),
+    (not_safetensors, "model.safetensors: "), (no_weights, "model.safetensors"), (pickle, "[.]bin must be converted"),
     (missing_shard, "model-00001-of-00002.safetensors"), (broken_index, "index.json"), (no_config, "config.json: "),
     (broken_config, "config.json: "),
 ]  # fmt: skip

@@ -47,7 +47,6 @@ def random_model(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def save_after_every_step(monkeypatch):
     monkeypatch.setattr(train, "SAVE_EVERY", 0)
-    monkeypatch.setattr(train, "SAVE_COST", 0)
 
 
 @pytest.fixture

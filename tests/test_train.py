@@ -156,7 +156,6 @@ def test_a_run_carries_on_from_its_checkpoint_bit_for_bit(runs, command, given, 
     other = tmp_path / "other"
     train.main(command(runs, *argv))
     monkeypatch.setattr(train, "SAVE_EVERY", 0)
-    monkeypatch.setattr(train, "SAVE_COST", 0)
     task, calls = tasks.load_task(given[3], False), []
     draw = task.draw
 
