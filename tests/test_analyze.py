@@ -613,15 +613,6 @@ def test_voting_by_hand(tmp_path, capsys):
     assert "0.33; by chance 0.44" in lines[4] and len(lines) == 5
 
 
-def test_of_older_records_voting_says_how_answers_were_counted(tmp_path, capsys):
-    write_votes(tmp_path)
-    for path in tmp_path.glob("*/config.json"):
-        config = json.loads(path.read_text())
-        del config["settings"]["problems"]
-        path.write_text(json.dumps(config))
-    assert "spelling" in report(tmp_path, capsys)["Voting"][5]
-
-
 # ---- tests/probe.py
 
 ROUNDS = [

@@ -606,7 +606,7 @@ def test_every_fourth_layer(runs, command):
     assert {p.parent.name for p in runs.glob("*/eval.json")} == {f"{name}-seed-0" for name in names}
 
 
-def test_one_sees_what_the_model_writes(runs, command, given, capsys):
+def test_one_sees_what_the_model_writes(runs, command, given):
     train.main(command(runs, "--layer", "2", "--steps", "3"))
     lines = (runs / "layer-2-seed-0" / "examples.jsonl").read_text().splitlines()
     examples = [json.loads(line) for line in lines]
@@ -618,7 +618,6 @@ def test_one_sees_what_the_model_writes(runs, command, given, capsys):
         assert example["reward"] == int(found["solved"][i][0])
         assert example["answer"] == found["answers"][i][0]
         assert example["completion"].endswith("<eos>") or found["truncated"] > 0
-    assert json.dumps(examples[-1]["prompt"])[1:-1] in capsys.readouterr().out
 
 
 def test_ten_steps_without_signal_are_said(runs, command, tmp_path, capsys):
