@@ -247,9 +247,11 @@ def vote(ballots):
 def voting(settings, runs, score):
     """Majority votes of as many answers, of one model and of models trained on one of the best
     layers each; then how much the solved problems overlap."""
-    runs = [run for run in runs if {*run.get("votes", "")} - {"*", "-"}]
-    samples, c = runs[0]["samples"] if runs else 0, curve(score)
-    best = sorted(c, key=lambda layer: -c[layer])[: min(7, samples)]
+    runs = [run for run in runs if run.get("votes")]
+    if not any(run["votes"].strip("*-") for run in runs):
+        return ""  # programs have no value
+    samples, c = runs[0]["samples"], curve(score)
+    best = sorted(c, key=c.get, reverse=True)[: min(7, samples)]
     runs = common(runs, ["full", *best])
     seeds, k, by = seeds_of(runs), len(best), {(run["layer"], run["seed"]): run for run in runs}
     if k < 2 or not seeds:

@@ -31,7 +31,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch: its idle threads then free the core
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch: idle threads then free the core
 
 import torch
 import torch.nn.functional as F
@@ -145,7 +145,7 @@ class Run:
         algorithm = dict(rl.ALGORITHMS[s["algo"]])
         aggregate = algorithm.pop("aggregate")
         advantages = rl.compute_advantages(batch, s["group"], **algorithm)
-        # Warm up, then come down to 0: the same rate and schedule for every run.
+        # Warm up, then fall to 0: the same rate and schedule for every run.
         lr = s["lr"] * min(1, (self.step + 1) / WARMUP) * (1 - self.step / self.steps)
         figures = rl.update(
             self.model, self.optimizer, batch, advantages, lr=lr, temperature=s["temperature"],
@@ -234,7 +234,7 @@ class Run:
         if self.trained:
             with written_beside(self.folder / "layer.safetensors") as part:
                 save_file(self.optimizer.masters, part)
-        change = {}  # how far each layer moved: the norm of the difference over all its tensors
+        change = {}  # how far each layer moved: the norm over its tensors
         for name, master in self.optimizer.masters.items():
             part = name.split(".")[2] if ".layers." in name else name
             moved = (master.detach() - self.untrained[name].float()).norm().item()
@@ -316,8 +316,8 @@ def teach_base(path, task, seed, steps, batch):
 
 # ---- Many runs
 
-# The lesson ends here. What follows is machinery: runs shared between processes, files that are
-# never half-written, the account of memory and work, and the command line.
+# The lesson ends here. What follows is machinery: runs shared between processes, whole files, the
+# account of memory and work, the command line.
 
 HELPER = "ONE_LAYER_HELPER" in os.environ  # whether another train.py started us to share its runs
 stop = threading.Event()  # set by Ctrl-C: save, and end

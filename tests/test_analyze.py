@@ -613,6 +613,24 @@ def test_voting_by_hand(tmp_path, capsys):
     assert "0.33; by chance 0.44" in lines[4] and len(lines) == 5
 
 
+def test_a_model_that_is_always_right_votes_too(tmp_path, capsys):
+    path = write_votes(tmp_path) / "full-seed-0/eval.json"
+    found = json.loads(path.read_text())
+    found |= {"right": 40 * "3", "solved": 40 * ["111"], "answers": 20 * [3 * ["1"], 3 * ["4"]]}
+    path.write_text(json.dumps(found))
+    lines = report(tmp_path, capsys)["Voting"]
+    assert lines[1].split()[:4] == ["3", "of", "full", "1.000"]
+
+
+def test_programs_have_no_value_to_vote_for(tmp_path, capsys):
+    write_votes(tmp_path)
+    for path in tmp_path.glob("*/eval.json"):
+        found = json.loads(path.read_text())
+        found["answers"] = [3 * [None] for _ in found["answers"]]
+        path.write_text(json.dumps(found))
+    assert "Voting" not in report(tmp_path, capsys)
+
+
 # ---- tests/probe.py
 
 ROUNDS = [
