@@ -204,7 +204,7 @@ def test_rates_and_pass_rates():
     for grid in json.loads((RECORDED / "rates.json").read_text()).values():
         means = [np.mean(scores) for scores in grid["scores by rate, a seed each"].values()]
         line = next(line for line in RESULTS.splitlines() if f"`{grid['command']}`" in line)
-        told = [float(digits) for digits in re.findall(r": (\.\d{3})", line)]
+        told = [float(digits) for digits in re.findall(r": (1?\.\d{3})", line)]
         assert len(told) == len(means) and np.abs(np.array(told) - means).max() < 6e-4
     rates = json.loads((RECORDED / "real/pass-rates.json").read_text())
     table = re.search(r"\n\| asked \|.*?\n\n", RESULTS, re.DOTALL)[0]
@@ -337,3 +337,30 @@ def test_the_runs_of_100_steps():
     changes = [run["change"] for run in runs if run["layer"] == "full"]
     moved = [np.mean([each[layer] for each in changes]) for layer in rows if layer.isdecimal()]
     assert f"by {short(min(moved), 3)} to {short(max(moved), 3)}" in RESULTS
+
+
+def test_the_runs_of_smollm2():
+    found, rows, runs, _ = record("real/smollm2-135m")
+    findings, layers = found["findings"], {int(k): v for k, v in rows.items() if k.isdecimal()}
+    assert findings["level_with_full"] == [*range(11, 20)] and "layers 11 to 19" in RESULTS
+    assert [k for k in findings["below_peak"] if k < 11] == [1, *range(3, 8)]
+    assert {*range(21, 30)} < {*findings["below_peak"]}
+
+    def told(name, which, digits=2):
+        values = [layers[k][name] for k in which]
+        return f"{short(min(values), digits)} to {short(max(values), digits)}"
+
+    assert f"little, {told('contribution', range(24, 29))} from layer 24 to layer 28" in RESULTS
+    assert f"the last {short(layers[29]['contribution'])}" in RESULTS
+    assert f"eight give {told('contribution', range(8))}" in RESULTS
+    assert f"talking: {told('truncated', range(24, 29))} of their samples" in RESULTS
+    assert f"of layer 13's {short(layers[13]['truncated'])}" in RESULTS
+    early = [short(layers[k]["c_step_13"]) for k in (14, 0, 5)]
+    assert "layer 14 {}, layer 0 {}, layer 5 {}".format(*early) in RESULTS
+    base, full = rows["base"], next(run for run in runs if run["layer"] == "full")
+    for said in (base["greedy"], base["truncated"], base["score"]):
+        assert short(said) in RESULTS.split("### Another family")[1][:700]
+    assert {*full["right"]} == {*full["before"]["13"]["right"]} == {"4"}
+    assert f"({full['length']:.1f} tokens)" in RESULTS
+    moved = [full["change"][str(k)] for k in layers]
+    assert f"{max(moved) / min(moved):.1f}" == "1.2"
