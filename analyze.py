@@ -42,7 +42,7 @@ def bootstrap(table):
     NaN marks a seed that a row has no run of. First the means, then resampled ones: problems are
     drawn again with replacement, the same for every row and seed. Seeds are too few for that: a
     row's n seeds get weights 1/n + (z_s - mean z) / sqrt(n (n - 1)), z normal and the same for
-    every row. The weighted mean then has variance s^2 / n, as a mean of n seeds has.
+    every row. The weighted mean then has the variance of a mean of n seeds.
     """
     rows, seeds, problems = table.shape
     rng = np.random.default_rng(0)
@@ -60,7 +60,7 @@ def bootstrap(table):
 
 
 def interval(estimate):
-    """The middle 95 % of an estimate's resampled values, NaN apart: (low, high)."""
+    """The middle 95 % of an estimate's resampled values, without NaN: (low, high)."""
     known = np.isfinite(estimate[0])
     return np.nanpercentile(estimate[1:], [2.5, 97.5]) if known else (np.nan, np.nan)
 
@@ -80,10 +80,10 @@ def findings(score):
     above full training, and not distinguishable from it; None where C(k) means nothing.
 
     score: estimates of S by row name; C divides all by one gain, so their differences decide.
-    Of many equal layers some two lie far apart by chance, so all layers share one width. A
+    Of many equal layers some two lie far apart by chance, so each claim has one width for all. A
     resample's error is its score less the figure; the width is the 97.5 % quantile of the largest
-    gap between two layers' errors, or of the largest error of a layer less full training. So 5 %
-    of sweeps at most claim anything wrong. (Few seeds are too few to studentise.)
+    gap between two layers' errors, or of the largest error of a layer less full training. So each
+    claim is wrong in 2.5 % of sweeps at most. (Few seeds are too few to studentise.)
     """
     claims = ("peak", "below_peak", "above_full", "level_with_full")
     names = [name for name in score if name.isdecimal()]
@@ -92,7 +92,8 @@ def findings(score):
     layers = np.array([int(name) for name in names])
     s = np.stack([score[name] for name in names], axis=1)  # (1 + draws, layers)
     error = s[1:] - s[0]
-    below = s[0].max() - s[0] > np.quantile(error.max(1) - error.min(1), 0.975)
+    gap = np.quantile(error.max(1) - error.min(1), 0.975)
+    below = s[0].max() - s[0] > gap
     over = s - score["full"][:, None]
     width = np.quantile(np.abs(over[1:] - over[0]).max(1), 0.975)
     found = (s[0].argmax(), below, over[0] > width, np.abs(over[0]) <= width)

@@ -77,7 +77,7 @@ def rope_tables(config, positions):
 
 
 def rotate(x, cos, sin):
-    """Turn each pair of x (B, heads, T, head_dim) by its angle: RoPE, arXiv 2104.09864, eq. 34."""
+    """RoPE, arXiv 2104.09864 eq. 34, in pairs i, i + head_dim / 2: x (B, heads, T, head_dim)."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
@@ -106,7 +106,7 @@ class Attention(nn.Module):
             self.k_norm = nn.RMSNorm(config.head_dim, config.rms_norm_eps)
 
     def forward(self, x, rope, mask, cache):
-        """x (B, T, D) -> (B, T, D); rope: cos and sin; mask: added to the scores."""
+        """x (B, T, D) -> (B, T, D); rope: cos and sin; mask: of `score_mask`."""
         B, T, _ = x.shape
         head_dim = self.config.head_dim
         q, k, v = (p(x).view(B, T, -1, head_dim) for p in (self.q_proj, self.k_proj, self.v_proj))
@@ -139,7 +139,7 @@ class MLP(nn.Module):
 class DecoderLayer(nn.Module):
     """One transformer layer, all that trains when one layer trains.
 
-    x + attention(norm(x)), then x + MLP(norm(x)), by RMSNorm: arXiv 1910.07467 eq. 4.
+    x + attention(norm(x)), then x + MLP(norm(x)), norm: RMSNorm, arXiv 1910.07467 eq. 4.
     """
 
     def __init__(self, config, layer):

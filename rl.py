@@ -65,7 +65,7 @@ def rollout(
     device = model.lm_head.weight.device
     ends = torch.tensor(eos_id, device=device)
     prompts = [tuple(prompt) for prompt in prompts for _ in range(group_size)]
-    # Drawn for all: what one samples does not depend on which others are in the batch.
+    # Drawn for all: what is sampled does not depend on how the batch is split.
     uniform = 1 - torch.rand(max_new_tokens, len(prompts), generator=generator, device=device).T
 
     def sample_all(positions):
@@ -82,7 +82,7 @@ class Decoding:
     """Completions while they are sampled.
 
     A row of the batch stands for all completions of a prompt that are equal so far: at first there
-    is one row a prompt, and where two completions part, so do their rows.
+    is one row a prompt, and where two completions part, so do their rows (on a GPU, all at once).
     """
 
     def __init__(self, model, prompts, uniform, temperature, ends, start):
@@ -97,7 +97,7 @@ class Decoding:
         self.hidden = x.new_empty(B, N if start else 0, x.shape[2])
         self.alive = torch.arange(B, device=x.device)  # (A,): completions still sampled,
         self.row = torch.tensor(prompt_of, device=x.device)  # (A,): and the row that each is in
-        self.one = self.alive.new_zeros(P)  # (rows,): a completion of each row that has not ended
+        self.one = self.alive.new_zeros(P)  # (rows,): a completion of each row, see `regroup`
         self.now = tokens.new_zeros(1)  # the index of the newest tokens
         self.real = real[self.row]  # (B, Tp): where a prompt has a token, not padding
 
@@ -150,7 +150,7 @@ class Decoding:
         return self.result()
 
     def regroup(self, going, share):
-        """Part rows where completions differ, or all if not `share`; drop what is not `going`.
+        """Part rows whose newest tokens differ, or all if not `share`; drop what is not `going`.
 
         Returns whether rows were moved. That costs about a step: so only where some part, or a
         quarter can go.
@@ -158,7 +158,8 @@ class Decoding:
         alive, row = self.alive[going], self.row[going]
         self.one[row] = alive
         token, words = self.tokens[alive, self.now], self.model.config.vocab_size
-        branches, place = (row * words + token if share else alive).unique(return_inverse=True)
+        group = row * words + token if share else alive  # a new row for each row and token
+        branches, place = group.unique(return_inverse=True)
         move = len(branches) > len(row.unique()) or len(branches) <= 0.75 * len(self.one)
         if move:
             self.cache.keep(torch.empty_like(branches).scatter_(0, place, row))
@@ -232,8 +233,8 @@ def group_advantages(rewards, normalize="std"):
     rewards = torch.as_tensor(rewards, dtype=torch.float32)
     centered = rewards - rewards.mean(dim=1, keepdim=True)
     if normalize == "std":
-        std = centered.square().sum(1, keepdim=True) / max(rewards.shape[1] - 1, 1)
-        centered = centered / (std.sqrt() + 1e-6)
+        var = centered.square().sum(1, keepdim=True) / max(rewards.shape[1] - 1, 1)
+        centered = centered / (var.sqrt() + 1e-6)
     elif normalize != "none":
         raise ValueError(f'normalize is {normalize!r}; it must be "std" or "none"')
     spread = rewards.amax(1, keepdim=True) > rewards.amin(1, keepdim=True)
@@ -271,7 +272,7 @@ def compute_advantages(batch, group_size, *, normalize, step_weight, discount=0.
     Without a step level, all completions of an episode share the advantage of its total reward.
     """
     episode, reward = torch.tensor(batch.episode), torch.tensor(batch.reward, dtype=torch.float64)
-    total = episode.bincount(reward)  # of each episode
+    total = episode.bincount(weights=reward)  # of each episode
     if not step_weight:
         return group_advantages(total.view(-1, group_size), normalize).flatten()[episode]
     following, step_return = [0.0] * len(total), [0.0] * len(reward)
@@ -298,10 +299,10 @@ def score(model, batch, rows, temperature, start=0):
     prompts, real = pad(prompts, device)  # (P, Tp)
     tokens, mask = pad([completion for _, completion in pairs], device)  # (N, T)
     if start and batch.hidden:
-        run = dict(zip(copy_of, rows)).values()  # for each of the N, one of the rows
-        x = pad([batch.hidden[row] for row in run], device)[0]  # (N, T - 1, D)
-        run = dict(zip(prompt_of, run)).values()  # for each of the P, one of these
-        prompt_x = pad([batch.prompt_hidden[row] for row in run], device)[0]  # (P, Tp, D)
+        chosen = dict(zip(copy_of, rows)).values()  # for each of the N in turn, one of the rows
+        x = pad([batch.hidden[row] for row in chosen], device)[0]  # (N, T - 1, D)
+        chosen = dict(zip(prompt_of, chosen)).values()  # for each of the P, one of these
+        prompt_x = pad([batch.prompt_hidden[row] for row in chosen], device)[0]  # (P, Tp, D)
     else:
         start, embed = 0, model.model.embed_tokens
         prompt_x, x = embed(prompts), embed(tokens[:, :-1])
@@ -312,8 +313,8 @@ def score(model, batch, rows, temperature, start=0):
     last = prompt_x[positions == lengths - 1]  # (P, D): what predicts the first tokens
     if T > 1:
         positions, own = causal(T - 1, device)
-        seen = real[prompt_of][:, None, None].expand(-1, 1, T - 1, -1)
-        seen = torch.cat([seen, own.expand(len(tokens), 1, -1, -1)], dim=3)
+        seen = real[prompt_of][:, None, None].expand(-1, 1, T - 1, -1)  # the prompt, and `own`:
+        seen = torch.cat([seen, own.expand(len(tokens), 1, -1, -1)], dim=3)  # (N, 1, T - 1, ...)
         positions = positions + lengths[prompt_of]  # (N, T - 1)
         x = model.run_layers(x, positions, seen, SharedPrefix(layers, prompt_of), start=start)
     x = model.model.norm(torch.cat([last[prompt_of][:, None], x], dim=1)[mask])
@@ -336,7 +337,7 @@ def policy_loss(
 
     Of a token, -min(ratio * A, clamp(ratio, 1 - clip, 1 + clip) * A) + kl_coef * KL with the ratio
     pi / pi_old; of the batch:
-        "sequence"  mean over a response's tokens, then over responses: GRPO, 2402.03300 eq. 3
+        "sequence"  mean over a completion's tokens, then over completions: GRPO, 2402.03300 eq. 3
         "constant"  sum / (B * max_tokens): Dr. GRPO, 2503.20783
         "token"     sum / number of tokens
     """
@@ -362,12 +363,12 @@ def update(
     model, optimizer, batch, advantages, *, lr, temperature=1.0, start=0, aggregate="sequence",
     clip=0.2, max_tokens=None, kl_coef=0.0, reference=None, epochs=1, budget=None,
 ):  # fmt: skip
-    """Improve what trains on a Rollout whose completions earned `advantages` (B,) -> figures.
+    """Train on a Rollout whose completions earned `advantages` (B,) -> figures.
 
     max_tokens: the most that an episode can have; reference: name -> what trains, as it was before
     training; budget: see `within_budget`. A batch without signal or KL term changes nothing, not
-    even Adam's state. FloatingPointError: a step that is not finite, and is not taken, though those
-    of earlier epochs have been.
+    even Adam's state. FloatingPointError: a step is not finite; it is not taken, and those of
+    earlier epochs stay.
     """
     advantages = torch.as_tensor(advantages, device=model.lm_head.weight.device)
     signal = advantages.nonzero()[:, 0].tolist()
@@ -378,7 +379,7 @@ def update(
     rows = sorted(rows, key=prompt_of.__getitem__)  # those of one prompt share its pass
     options = {"aggregate": aggregate, "clip": clip, "max_tokens": max_tokens, "kl_coef": kl_coef}
     tokens = sum(map(len, batch.completions))
-    # What each counts in the batch's mean: no gradient may depend on how the batch is split.
+    # Weights in the mean over all B, those without signal too, however the batch is split.
     counts = [len(c) if aggregate == "token" else 1 for c in batch.completions]
     whole = sum(counts)
     if aggregate == "constant" and batch.episode:  # an episode may have several completions

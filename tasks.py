@@ -160,13 +160,13 @@ def generated(name, problem, **options):
 
 
 def arithmetic(asked="add", short=False):
-    """The embedded task, "add 1234 0567 =" -> "01801", shown by writers of whom most err.
+    """The embedded task, "add 1234 0567 =" -> "01801", shown by writers, most of whom err.
 
-    The base sees four skills, three of them always right, and learns of additions both to add and
-    to err; it cannot know whom to imitate. RL on additions alone has to select: the part of RL
+    The base sees four skills, three of them always right, and learns both right and wrong addition;
+    it cannot know whom to imitate. RL on additions alone has to select: the part of RL
     after pretraining that a tiny model can show in seconds. Another skill may be `asked` for, to
     see what that did to it. `short`: other numbers to train on, for the same base and panels, below
-    10, 100, 1,000 and 10,000, each as often.
+    10, 100, 1,000 and 10,000, equally often.
     """
 
     def problem(rng, skill=asked, any_length=False):

@@ -9,7 +9,6 @@ The lesson is `freeze_all_but`, which decides what trains, and `Run`, which trai
 folder under --runs: config.json (settings, versions), metrics.jsonl (a line a step), eval.json
 (scores, outcomes, answers), examples.jsonl (what the model writes) and layer.safetensors (the
 tensors that trained). A finished run is never done again; another carries on from its checkpoint.
-Left out on purpose: logging services, configuration files, data parallelism (runs are independent).
 """
 
 import argparse
@@ -333,7 +332,7 @@ def end_early(save=lambda: None):
 def sweep(runs, prepare):
     """Do all `runs`, folder -> settings, beside other processes that may do so too.
 
-    `prepare` makes a Run. Where one fails the others go on, and the last lines say why it did.
+    `prepare` makes a Run. Where one fails the others go on; the last lines say why.
     """
     claim(runs)
     with tqdm(total=len(runs), desc="sweep", smoothing=0) as bar:
@@ -374,7 +373,7 @@ def is_over(folder):
 def helping(helpers, argv):
     """Within this block `helpers` more processes run the same command, and so share its runs.
 
-    They end when their standard input closes, be it that we close it or that we are killed.
+    They end when their standard input closes: when we close it, or are killed.
     """
     options = {
         "env": os.environ | {"ONE_LAYER_HELPER": "1", "TQDM_DISABLE": "1"},
@@ -542,7 +541,7 @@ def account(config, settings, prompt_length, memory):
     row, step = prompt_length + new, s["prompts"] * (group * new + prompt_length)  # tokens
     state = trains * ((12 if size == 4 else 18) + size)  # masters, gradients, Adam, untrained copy
     state += size * D * step * (0 < start and steps > 0)  # what enters the layer, from sampling
-    # Of a GPU: its context, libraries, graphs and what lies between tensors. Not yet measured.
+    # Of a GPU: its context, libraries, graphs and what lies between tensors.
     fixed = size * total + state + (15 if s["device"] == "cuda" else 4) * 10**8
     fixed += 16 * min(rl.CHUNK, step * V) * (steps > 0)  # logits
     cost = {  # bytes a position, and the fewest positions
