@@ -146,12 +146,13 @@ def sentences():
             np.std([[S[str(k), s] for s in seeds] for k in range(8)], 1, ddof=1).mean() / gain
         )
     yield f"{short(sd[0], 3)} in math, {short(sd[1], 3)} in code and {short(sd[2])} in the"
-    for name in ("math", "household", REAL):
+    hundred, smol = "real/sum-4-100-steps", "real/smollm2-135m"
+    for name in ("math", "household", "code-grpo", REAL, hundred, smol):
         moved = [run["change"] for run in record(name)[2] if run["layer"] == "full"]
         c = analyze.curve(analyze.scores(record(name)[2]))
         moved = [np.mean([change[k] for change in moved]) for k in c]
         rho, p = analyze.correlate(c.values(), moved, analyze.ranks)
-        yield f"{short(rho)}, p = {short(p)}"
+        yield f"{short(rho)}, p = {short(p, 3 if p < 0.002 else 2)}"
         yield f"{max(moved) / min(moved):.1f} times"
     rows = record("household")[1]
     cut = [round(100 * rows[layer]["truncated"]) for layer in ("full", "base")]
@@ -161,7 +162,7 @@ def sentences():
     yield "C averages {}, {} and {}".format(*(short(np.mean(c[i : i + 8])) for i in (0, 8, 16)))
     along = [short(rows["11"][key]) for key in ("c_step_10", "c_step_20", "contribution")]
     yield f"(layer 11: {', '.join(along)})"
-    for name in ("math", "math-short", REAL):
+    for name in ("math", "math-short", REAL, hundred):
         found, _, runs, _ = record(name)
         text = analyze.voting(found["settings"], runs, analyze.scores(runs))
         yield "{}, by chance {}".format(*re.search(r"0(\.\d+); by chance 0(\.\d+)", text).groups())
@@ -337,6 +338,9 @@ def test_the_runs_of_100_steps():
     changes = [run["change"] for run in runs if run["layer"] == "full"]
     moved = [np.mean([each[layer] for each in changes]) for layer in rows if layer.isdecimal()]
     assert f"by {short(min(moved), 3)} to {short(max(moved), 3)}" in RESULTS
+    alone = {run["layer"]: run["change"] for run in runs if run["seed"] == 0}
+    alone = [short(alone[layer][layer]) for layer in ("11", "23")]
+    assert "layer 11 moved {} and layer 23 {}".format(*alone) in RESULTS
 
 
 def test_the_runs_of_smollm2():
@@ -360,6 +364,11 @@ def test_the_runs_of_smollm2():
     base, full = rows["base"], next(run for run in runs if run["layer"] == "full")
     for said in (base["greedy"], base["truncated"], base["score"]):
         assert short(said) in RESULTS.split("### Another family")[1][:700]
+    told = json.loads((RECORDED / "real/smollm2-135m/base-seed-0/eval.json").read_text())
+    answers = [answer for each in told["answers"] for answer in each]
+    none, right = answers.count(None) / len(answers), told["score"]
+    assert f"{short(1 - none - right)} of the samples end on another" in RESULTS.replace("\n", " ")
+    assert f"and {short(none)} hold none" in RESULTS
     assert {*full["right"]} == {*full["before"]["13"]["right"]} == {"4"}
     assert f"({full['length']:.1f} tokens)" in RESULTS
     moved = [full["change"][str(k)] for k in layers]
