@@ -59,6 +59,25 @@ def bootstrap(table):
     return np.round((weights * means.reshape(-1, rows, seeds)).sum(2), 12)
 
 
+def scores(runs):
+    """Estimates of S by row name, in the table's order. The base stands for every seed."""
+    seeds, found = sorted({run["seed"] for run in runs}), {}
+    for run in runs:
+        shares = np.array([*run["right"]], dtype=float) / run["samples"]
+        mine = seeds if run["layer"] == "base" else [run["seed"]]
+        found.setdefault(run["layer"], {}).update(dict.fromkeys(mine, shares))
+    order = {"base": -3, "full": -2, "norm": -1}  # several layers at once come last
+    names = sorted(found, key=lambda n: int(n) if n.isdecimal() else order.get(n, np.inf))
+    table = [[found[n].get(seed, shares * np.nan) for seed in seeds] for n in names]
+    return dict(zip(names, bootstrap(np.array(table)).T)) if names else {}
+
+
+def contributions(score):
+    """Estimates of C by row name from those of S; NaN without base and full."""
+    base, full = (score.get(name, np.full(1 + DRAWS, np.nan)) for name in ("base", "full"))
+    return {name: contribution(value, base, full) for name, value in score.items()}
+
+
 def interval(estimate):
     """The middle 95 % of an estimate's resampled values, without NaN: (low, high)."""
     known = np.isfinite(estimate[0])
@@ -104,7 +123,7 @@ def describe(found, score, seeds):
     """The findings in words. score: what they were found in, over these seeds."""
     peak, *others = found.values()
     if peak is None:
-        return "C(k) means nothing without a gain of full training and layers of the same seeds."
+        return "C(k) is undefined: no clear gain of full training, or no layers with its seeds."
     c, (below, above, level) = contributions(score)[str(peak)], map(listed, others)
     whose = f"Over {len(seeds)} seeds" if len(seeds) > 1 else "On this seed's model"
     return (
@@ -132,8 +151,11 @@ def summarize(settings, runs):
         row |= {step: c.get(name, [np.nan])[0] for step, c in along.items()}
         row |= {part: np.mean([run[part] for run in mine]) for part in ("length", "truncated")}
         row["seeds"] = " ".join(str(run["seed"]) for run in mine)
-        rows.append({column: clean(value) for column, value in row.items()})
+        rows.append({column: rounded(value) for column, value in row.items()})
     return rows, score
+
+
+# ---- Machinery: the lesson ends here. Other tables, comparing sweeps, reading, pictures, writing.
 
 
 def format_table(rows):
@@ -142,28 +164,6 @@ def format_table(rows):
     widths = [max(map(len, column)) for column in zip(*lines)]
     lines = ("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines)
     return "\n".join(line.rstrip() for line in lines)
-
-
-# ---- Machinery: the lesson ends here. Other tables, comparing sweeps, reading, pictures, writing.
-
-
-def scores(runs):
-    """Estimates of S by row name, in the table's order. The base stands for every seed."""
-    seeds, found = sorted({run["seed"] for run in runs}), {}
-    for run in runs:
-        shares = np.array([*run["right"]], dtype=float) / run["samples"]
-        mine = seeds if run["layer"] == "base" else [run["seed"]]
-        found.setdefault(run["layer"], {}).update(dict.fromkeys(mine, shares))
-    order = {"base": -3, "full": -2, "norm": -1}  # several layers at once come last
-    names = sorted(found, key=lambda n: int(n) if n.isdecimal() else order.get(n, np.inf))
-    table = [[found[n].get(seed, shares * np.nan) for seed in seeds] for n in names]
-    return dict(zip(names, bootstrap(np.array(table)).T)) if names else {}
-
-
-def contributions(score):
-    """Estimates of C by row name from those of S; NaN without base and full."""
-    base, full = (score.get(name, np.full(1 + DRAWS, np.nan)) for name in ("base", "full"))
-    return {name: contribution(value, base, full) for name, value in score.items()}
 
 
 def curve(score):
@@ -187,7 +187,7 @@ def pairs_in(score):
     return [name for name in score if name.count(",") == 1 and {*name.split(",")} <= {*score}]
 
 
-def additivity(settings, runs, score):
+def additivity(runs, score):
     """Pairs of layers trained together against what each gains alone, in units of C."""
     pairs, table = pairs_in(score), []
     runs = common(runs, {"full", *pairs, *",".join(pairs).split(",")})
@@ -206,7 +206,7 @@ def additivity(settings, runs, score):
     return table and f"{format_table(table)}\nSeeds: {listed(seeds_of(runs))}."
 
 
-def movement(settings, runs, score):
+def movement(runs, score):
     """How far full training moved each layer, the norm of its weights' difference, beside C(k)."""
     c = curve(score)
     moved = [run["change"] for run in runs if run["layer"] == "full" and run.get("change")]
@@ -218,7 +218,7 @@ def movement(settings, runs, score):
     return f"{table}\nSpearman of C(k) and distance: {number(rho)}, p = {number(p, 3)}."
 
 
-def other_domains(settings, runs, score):
+def other_domains(runs, score):
     """Scores in the domains of --also, and C_all(k), of the mean over these and that trained on."""
     domains = sorted(next((run.get("also", {}) for run in runs if run["layer"] == "base"), {}))
     runs = [run for run in runs if {*run.get("also", {})} == {*domains}]
@@ -245,12 +245,12 @@ def vote(ballots):
     return (ballots.count("*") == most) / counts.count(most) if most else 0.0
 
 
-def voting(settings, runs, score):
+def voting(runs, score):
     """Majority votes of as many answers, of one model and of models trained on one of the best
     layers each; then how much the solved problems overlap."""
     runs = [run for run in runs if run.get("votes")]
     if not any(run["votes"].strip("*-") for run in runs):
-        return ""  # programs have no value
+        return ""  # nobody can vote for a program
     samples, c = runs[0]["samples"], curve(score)
     best = sorted(c, key=c.get, reverse=True)[: min(7, samples)]
     runs = common(runs, ["full", *best])
@@ -329,7 +329,7 @@ def compare(sweeps):
     for (one, a), (other, b) in itertools.combinations(curves.items(), 2):
         if a and [*a] == [*b]:
             rho, p = correlate(a.values(), b.values(), ranks)
-            pairs.append({"a": one, "b": other, "spearman": clean(rho), "p": clean(p)})
+            pairs.append({"a": one, "b": other, "spearman": rounded(rho), "p": rounded(p)})
     return pairs
 
 
@@ -339,7 +339,7 @@ def compare(sweeps):
 DAMAGED = (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError, re.error)
 
 
-def read_json(path):
+def parsed(path):
     return json.loads(path.read_bytes())
 
 
@@ -352,20 +352,20 @@ def read_runs(folder):
     settings, runs, guesses, notes, letters, versions = None, [], {}, [], {}, set()
     for path in sorted(folder.glob("*/config.json")):
         try:
-            config = read_json(path)
+            config = parsed(path)
             if "settings" not in config:
                 continue  # a model's configuration: the base lives here too
             own = {name: config["settings"].pop(name) for name in ("layer", "seed")}
             shared = {  # without the folders of this machine
                 name: Path(str(value)).name if name in ("model", "task") else value
-                for name, value in config["settings"].items() if name not in ("boost_lr", "also")
+                for name, value in config["settings"].items() if name != "also"
             }  # fmt: skip
             if shared["panel"] != "test":
                 continue
             for name in {**shared, **settings} if runs else ():
                 if shared.get(name) != settings.get(name):
                     raise ValueError(f"{name} {shared.get(name)!r}, not {settings.get(name)!r}")
-            run = own | read_outcomes(read_json(path.with_name("eval.json")), letters)
+            run = own | read_outcomes(parsed(path.with_name("eval.json")), letters)
             runs.append(checked(run, shared, runs))
             settings, made = shared, config.get("versions", {})
             versions.add(f"torch {made.get('torch')} and code {made.get('git')}")
@@ -376,9 +376,9 @@ def read_runs(folder):
         notes.append(f"in {folder}, runs of different versions: {'; '.join(sorted(versions))}")
     try:
         if (path := folder / "search.json").exists():
-            guesses = {"search": read_json(path)}
+            guesses = {"search": parsed(path)}
         if not runs and (path := folder / "contribution.json").exists():
-            record = read_json(path)
+            record = parsed(path)
             settings, guesses = record["settings"], record.get("guesses", {})
             for run in record["runs"]:
                 runs.append(checked(run, settings, runs))
@@ -443,7 +443,7 @@ def points(rows, *columns):
     return [row for row in rows if None not in row]
 
 
-def panel(left, width, title, ticks, curves):
+def axes(left, width, title, ticks, curves):
     """SVG elements of C(k) over depth. ticks: depth -> label; curves: (label, color, points), a
     point being depth and C, or depth, C, and the bounds of its interval."""
     values = [0, 1, *(value for *_, of in curves for point in of for value in point[1:])]
@@ -502,8 +502,8 @@ def draw_sweep(rows):
     right = [(f"step {step[7:]}", shade, points(rows, step)) for step, shade in shades]
     right.append(("at the end", blue, points(rows, "contribution")))
     return picture(
-        panel(52, 420, "C(k) of the layer trained alone", ticks, left),
-        panel(530, 336, "C(k) along training", ticks, right),
+        axes(52, 420, "C(k) of the layer trained alone", ticks, left),
+        axes(530, 336, "C(k) along training", ticks, right),
     )
 
 
@@ -513,13 +513,13 @@ def draw_curves(sweeps):
     looks = zip(sweeps.items(), itertools.cycle(colors.split()))
     curves = [(name, color, points(rows, "contribution")) for (name, (rows, _)), color in looks]
     ticks = {quarter / 4: f"{quarter / 4:.0%}" for quarter in range(5)}
-    return picture(panel(52, 810, "C(k) over relative depth", ticks, curves))
+    return picture(axes(52, 810, "C(k) over relative depth", ticks, curves))
 
 
 # ---- Writing
 
 
-def clean(value):
+def rounded(value):
     """Rounded for files; None for what is not a number."""
     if value is None or isinstance(value, str):
         return value
@@ -528,7 +528,7 @@ def clean(value):
 
 def number(value, digits=2):
     """As text; "-" for what is not a number."""
-    value = clean(value)
+    value = rounded(value)
     return f"{value + 0:.{digits}f}" if isinstance(value, float) else value or "-"
 
 
@@ -559,18 +559,18 @@ def process(folders, out):
     sweeps, blocks, files = {}, [], {}
     for folder in folders:
         settings, runs, guesses, notes = read_runs(folder)
-        name = plain = one_line(folder.resolve().name)
+        name = one_line(folder.resolve().name)
         while name in sweeps:  # two folders of one name
-            name = f"{plain}-{len(sweeps) + 1}"
+            name += "-2"
         rows, score = sweeps[name] = summarize(settings, runs)
         same = common(runs, ["full", *curve(score)])  # layers are compared over the same seeds
-        found = findings(scores(same))
+        found = findings(even := scores(same))
         blocks += [f"{name}\n{'-' * len(name)}", *map(one_line, notes)]
         apart = pairs_in(score) if has_gain(score) else ()
         blocks.append(format_table([row for row in rows if row["layer"] not in apart]))
-        blocks.append(describe(found, scores(same), seeds_of(same)))
+        blocks.append(describe(found, even, seeds_of(same)))
         for table in (additivity, movement, other_domains, voting) if has_gain(score) else ():
-            if text := table(settings, runs, score):
+            if text := table(runs, score):
                 blocks.append(f"{table.__name__.capitalize().replace('_', ' ')}\n{text}")
         place = out / name if len(folders) > 1 else out
         written = sweep_files(settings, runs, guesses, rows, found)
@@ -591,7 +591,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     folders = []
     for folder in map(Path, args.runs):
-        folders += sorted(p.parent for p in folder.glob("*/contribution.json")) or [folder]
+        records = [] if [*folder.glob("*/config.json")] else folder.glob("*/contribution.json")
+        folders += sorted(path.parent for path in records) or [folder]
     try:
         blocks, files = process(folders, Path(args.out))
         for path, text in files.items():

@@ -3,7 +3,7 @@
     rollout             prompts -> completions and their log-probabilities
     play                episodes of one turn or many -> the same, and what each turn earned
     compute_advantages  rewards -> how good each completion was: GRPO, Dr. GRPO, GiGPO
-    score               completions -> their log-probabilities again, now with a graph
+    logprobs_of         completions -> their log-probabilities again, now with a graph
     policy_loss         the clipped surrogate
     update              one optimizer step, or a few, on what trains
 
@@ -86,7 +86,7 @@ class Decoding:
     """
 
     def __init__(self, model, prompts, uniform, temperature, ends, start):
-        """Run B prompts (tuples), equal ones once, and draw first tokens by uniform (B, N)."""
+        """Run B prompts (tuples), equal ones once, and choose first tokens by uniform (B, N)."""
         self.model, self.uniform, self.temperature = model, uniform, temperature
         self.ends, self.start, (B, N) = ends, start, uniform.shape
         self.out = Rollout(list(map(list, prompts)))
@@ -97,9 +97,10 @@ class Decoding:
         self.hidden = x.new_empty(B, N if start else 0, x.shape[2])
         self.alive = torch.arange(B, device=x.device)  # (A,): completions still sampled,
         self.row = torch.tensor(prompt_of, device=x.device)  # (A,): and the row that each is in
-        self.one = self.alive.new_zeros(P)  # (rows,): a completion of each row, see `regroup`
+        self.lead = self.alive.new_zeros(P)  # (rows,): one completion of each row, see `regroup`
         self.now = tokens.new_zeros(1)  # the index of the newest tokens
         self.real = real[self.row]  # (B, Tp): where a prompt has a token, not padding
+        self.masked = STRIDES[x.device.type][1] > 1 or not real.all()  # or all in sight is seen
 
         self.cache = KVCache(model.config, P, Tp + N, x.dtype, x.device)
         self.cache.slots, self.cache.span = slice(0, Tp), Tp
@@ -108,30 +109,31 @@ class Decoding:
         if start:
             self.out.prompt_hidden = [x[p, : len(prompts[p])] for p in prompt_of]
         x = model.run_layers(x, positions, mask, self.cache, start=start)
-        self.draw(x[positions == real.sum(1, keepdim=True) - 1])
+        self.choose(x[positions == real.sum(1, keepdim=True) - 1])
 
-    def draw(self, x):
+    def choose(self, x):
         """x (rows, D), what left the last layer at the newest tokens -> the next tokens."""
         logits, now = self.model.logits(x)[self.row], (self.alive, self.now)
         self.tokens[now], self.logprobs[now] = sample(logits, self.temperature, self.uniform[now])
 
     def step(self):
-        """Run the newest tokens and draw the next: all that changes is written in place."""
-        real, N = self.real[self.one], self.tokens.shape[1]  # (rows, Tp)
-        made = torch.arange(N, device=real.device).expand(len(real), N) <= self.now  # (rows, N)
-        mask = torch.cat([real, made], dim=1)[:, None, None, : self.cache.span]
+        """Run the newest tokens and choose the next: all that changes is written in place."""
+        real, N, mask = self.real[self.lead], self.tokens.shape[1], None  # (rows, Tp)
+        if self.masked:
+            made = torch.arange(N, device=real.device).expand(len(real), N) <= self.now  # (rows, N)
+            mask = torch.cat([real, made], dim=1)[:, None, None, : self.cache.span]
         where = real.sum(1, keepdim=True) + self.now, mask, self.cache
         self.cache.slots = self.now + real.shape[1]
-        x = self.model.model.embed_tokens(self.tokens[self.one, self.now])[:, None]  # (rows, 1, D)
+        x = self.model.model.embed_tokens(self.tokens[self.lead, self.now])[:, None]  # (rows, 1, D)
         x = self.model.run_layers(x, *where, stop=self.start)
         if self.start:
             self.hidden[self.alive, self.now] = x[self.row, 0]
         x = self.model.run_layers(x, *where, start=self.start)
         self.now += 1
-        self.draw(x[:, 0])
+        self.choose(x[:, 0])
 
     def run(self):
-        """Step until all have ended. In between, a GPU replays a graph of the step."""
+        """Step until all have ended (STRIDES: how often we ask)."""
         stride, block = STRIDES[self.now.device.type]
         Tp, N = self.cache.span, self.uniform.shape[1]
         for t in range(1, N):
@@ -156,14 +158,14 @@ class Decoding:
         quarter can go.
         """
         alive, row = self.alive[going], self.row[going]
-        self.one[row] = alive
-        token, words = self.tokens[alive, self.now], self.model.config.vocab_size
-        group = row * words + token if share else alive  # a new row for each row and token
+        self.lead[row] = alive
+        token, vocab = self.tokens[alive, self.now], self.model.config.vocab_size
+        group = row * vocab + token if share else alive  # a new row for each row and token
         branches, place = group.unique(return_inverse=True)
-        move = len(branches) > len(row.unique()) or len(branches) <= 0.75 * len(self.one)
+        move = len(branches) > len(row.unique()) or len(branches) <= 0.75 * len(self.lead)
         if move:
             self.cache.keep(torch.empty_like(branches).scatter_(0, place, row))
-            self.one = torch.empty_like(branches).scatter_(0, place, alive)
+            self.lead = torch.empty_like(branches).scatter_(0, place, alive)
             self.alive, self.row = alive, place
         return move
 
@@ -287,7 +289,7 @@ def compute_advantages(batch, group_size, *, normalize, step_weight, discount=0.
 # ---- The loss
 
 
-def score(model, batch, rows, temperature, start=0):
+def logprobs_of(model, batch, rows, temperature, start=0):
     """Log-probabilities of the completions `rows` (R indices) of a Rollout, with a graph.
 
     Returns logprobs (R, T) and mask (R, T); what the mask leaves out is 0.
@@ -389,17 +391,17 @@ def update(
         optimizer.zero_grad()  # what a pass that ran out of memory may have left
         passed = []
         for part in micro_batches(batch, rows, positions):
-            logprobs, mask = score(model, batch, part, temperature, start)
-            ref = scored = logprobs.detach()
+            logprobs, mask = logprobs_of(model, batch, part, temperature, start)
+            ref = now = logprobs.detach()
             old = pad([batch.logprobs[i] for i in part], mask.device)[0]
             if kl_coef:
                 with torch.no_grad(), swapped(optimizer.parameters, reference):
-                    ref = score(model, batch, part, temperature, start)[0]
+                    ref = logprobs_of(model, batch, part, temperature, start)[0]
             loss = policy_loss(logprobs, old, advantages[part], mask, ref_logprobs=ref, **options)
             loss = sum(counts[i] for i in part) / whole * loss
             loss.backward()
             optimizer.collect_gradients()
-            gap, kl = (scored - old)[mask], kl_estimate(scored, ref)[mask]
+            gap, kl = (now - old)[mask], kl_estimate(now, ref)[mask]
             passed.append((loss.detach()[None], gap, kl))
         return map(torch.cat, zip(*passed))
 

@@ -1,7 +1,7 @@
 """What is asked and what it earns: problems, tasks, episodes; below, what runs and grades them.
 
 A `Task` has two fixed panels of problems (validation, to choose rates on; test, to report), draws
-any number of training problems, and starts a problem as an episode: a question of one turn that
+any number of training problems, and begins a problem as an episode: a question of one turn that
 earns 0 or 1, or a world in which an agent acts. The same seed is the same problems on any machine.
 """
 
@@ -43,7 +43,7 @@ class Task:
     validation: list  # Problems, fixed
     test: list  # Problems, fixed, none of which is in training or validation
     draw: Callable  # (seed, step, n) -> the n training Problems of that step
-    start: Callable  # (problem) -> a fresh episode: a Question or a World
+    begin: Callable  # (problem) -> a fresh episode: a Question or a World
     train: tuple = ()  # every training Problem, where they are finitely many
     demonstrate: Callable | None = None  # (rng) -> [(prompt, completion), ...] to teach a base
     vocabulary: tuple = ()  # words of the embedded tokenizer
@@ -190,12 +190,11 @@ def arithmetic(asked="add", short=False):
         answer = text.replace(" ", "")  # every digit is a token
         return float(answer == problem.answer), answer
 
-    start, words = functools.partial(Question, grade=grade), (*SKILLS, "=", *"0123456789")
-    return Task(validation, test, draw, start, demonstrate=demonstrate, vocabulary=words)
+    begin, words = functools.partial(Question, grade=grade), (*SKILLS, "=", *"0123456789")
+    return Task(validation, test, draw, begin, demonstrate=demonstrate, vocabulary=words)
 
 
-# ---- Machinery: the lesson ends here. Below are files of problems, tokens and chat formats, the
-# grader of answers, and the sandbox for programs.
+# ---- Machinery: the lesson ends here. Files, tokens and chat formats, the grader, the sandbox.
 
 
 def one_line(text):
@@ -252,7 +251,8 @@ def read_question(row, place, question, answer, instruction):
     prompt = f"{read_text(row, place, question)}\n{instruction}".strip()
     text = read_text(row, place, answer)
     if re.search(r"####|\\(?:boxed|fbox)", text):
-        return Problem(prompt, (extract_answer(text),))
+        answer = extract_answer(text)
+        return Problem(prompt, (answer,) if answer else ())
     if answer == "solution":  # a proof: the last number in it is no answer
         return Problem(prompt, ())
     several = re.match(r'\[\s*"', text)
@@ -262,7 +262,7 @@ def read_question(row, place, question, answer, instruction):
 
 def grade_answer(problem, text):
     found = extract_answer(text)
-    return float(any(math_equal(found, a) for a in problem.answer)), found and canonical(found)
+    return float(any(math_equal(found, a) for a in problem.answer)), found and read_answer(found)[1]
 
 
 def read_program(row, place, question, *_):
@@ -311,14 +311,13 @@ def from_file(path, instruction=INSTRUCTION):
     for place, row in rows.items():
         problem = read(row, place, *known[0], instruction)
         answers.setdefault(problem.prompt, set()).add(problem.answer)
-    once = {prompt: given for prompt, (*given,) in answers.items() if len(given) == 1}
-    problems = [Problem(prompt, answer) for prompt, (answer,) in once.items() if answer]
+    problems = [Problem(p, *a) for p, a in answers.items() if len(a) == 1 and all(a)]
     if len(problems) < len(answers):
         why = "no final answer, two that differ, or a test of another form"
         print(one_line(f"{path}: left out {len(answers) - len(problems)} of {len(answers)}: {why}"))
     test, validation, train = split(problems, path)
-    start = functools.partial(Question, grade=grade)
-    return Task(validation, test, in_epochs(train), start, train=tuple(train))
+    begin = functools.partial(Question, grade=grade)
+    return Task(validation, test, in_epochs(train), begin, train=tuple(train))
 
 
 def by_hash(problems):
@@ -448,23 +447,19 @@ class Tokenizer:
         """What comes before the user's turn, that turn with {} in it, whether this is a chat."""
         if isinstance(self.tokens.model, models.WordLevel):  # the embedded model's
             return "", "{}", False
-        for end, (begin, system, user) in CHATS.items():
+        for end, (first, system, user) in CHATS.items():
             special = [self.tokens.token_to_id(s) for s in re.findall("<[|｜].*?>", user)]
             if self.tokens.token_to_id(end) in self.eos_ids and None not in special:
                 # The template's own system message stands in a turn with nothing computed in it.
                 turn = re.escape(system).replace("\\\n", r"(?:\\n|\n)")
                 turn = turn.replace(r"\{\}", r"((?:(?!{{)[^'<])+)")
                 message = system and re.search(turn, template)
-                return begin + (system.format(message[1]) if message else ""), user, True
+                return first + (system.format(message[1]) if message else ""), user, True
         return "", "Question: {}\nAnswer:", False
-
-    def prompt(self, text):
-        """The text that the model sees for a question."""
-        return self.before + self.user.format(text)
 
     def encode(self, texts):
         """What is put to the model, as texts -> prompts as token lists."""
-        prompts = [self.prompt(text) for text in texts]
+        prompts = [self.before + self.user.format(text) for text in texts]
         try:  # a chat format has its own first token, which must not come twice
             encodings = self.tokens.encode_batch(prompts, add_special_tokens=not self.chat)
         except Exception as error:
@@ -495,7 +490,7 @@ BOX = re.compile(
 )
 
 
-def extract_answer(text: str) -> str | None:
+def extract_answer(text):
     r"""The final answer: the last \boxed{...}, else what follows '#### ', else the last number."""
     text = text[-10_000:]  # the answer stands at the end
     boxes = BOX.findall(text)
@@ -509,7 +504,7 @@ def extract_answer(text: str) -> str | None:
     return re.sub(r"[\\$]", "", numbers[-1]) if numbers else None
 
 
-def math_equal(prediction: str | None, answer: str | None) -> bool:
+def math_equal(prediction, answer):
     """Whether two final answers have the same value. Symmetric, and never raises.
 
     A name (x = 5) or the base of a number system (52_8) may be left out, but not be another.
@@ -520,11 +515,6 @@ def math_equal(prediction: str | None, answer: str | None) -> bool:
         if p_label and a_label and p_label != a_label:
             return False
     return p == a != ""
-
-
-def canonical(answer: str) -> str:
-    """One spelling for all answers of the same value, without name and base."""
-    return read_answer(answer)[1]
 
 
 # A name as in x=5 or f(x)=x^2, then a number with the base of its system as in 52_8, or else.
@@ -752,7 +742,7 @@ def plain(value):
     raise TypeError(type(value))
 
 
-def lock(filter_code, memory, seconds, output) -> bool:
+def lock(filter_code, memory, seconds, output):
     """Give up, for good, what a program does not need. Does the kernel filter our calls now?"""
     import ctypes
     import os
@@ -870,7 +860,7 @@ def read_test(test):
         raise ValueError(f"a test must be {forms}; not {test!r}") from None
 
 
-def run_tests(program: str, tests, *, setup="", timeout=5.0, memory_mb=256) -> tuple:
+def run_tests(program, tests, *, setup="", timeout=5.0, memory_mb=256):
     """Run an untrusted program: (tests passed, tests in all), within about `timeout` seconds.
 
     A test compares a call with a literal: `assert f(3) == [1, 2]`, `assert f(3)`, `assert not f(3)`

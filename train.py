@@ -71,7 +71,7 @@ def freeze_all_but(model, spec, seed=0):
 
     Returns the parameters that train, by name, and the first layer that a gradient reaches (for
     norm and base the number of layers). Nothing below it changes, so what enters it can be kept
-    from sampling (`rl.score`).
+    from sampling (`rl.logprobs_of`).
     """
     num_layers = model.config.num_hidden_layers
     layers = layers_of(spec, num_layers, seed)
@@ -120,14 +120,14 @@ class Run:
     def train(self):
         """From the last checkpoint, if there is one, to eval.json. Ctrl-C saves a checkpoint."""
         self.load()
-        points = {round(self.steps * third / 3) for third in (1, 2)} - {self.steps}
+        thirds = {round(self.steps * third / 3) for third in (1, 2)} - {self.steps}
         steps, at = range(self.step, self.steps), {"initial": self.step, "total": self.steps}
         bar = tqdm(steps, self.folder.name, leave=False, **at)
         for _ in bar:
             end_early(self.save)
             line = self.train_step()
             bar.set_postfix(reward=line["reward"], length=line["length"], refresh=False)
-            if self.step in points and self.settings["panel"] == "test":
+            if self.step in thirds and self.settings["panel"] == "test":
                 self.scores[self.step] = self.evaluate(self.task)
             if time.monotonic() >= self.save_at:
                 self.save()
@@ -138,7 +138,7 @@ class Run:
         """One step of RL with verifiable rewards: ask, sample, grade, compare, move."""
         s, task = self.settings, self.task
         problems = task.draw(s["seed"], self.step, s["prompts"])
-        episodes, batch = self.play(
+        episodes, batch = self.collect(
             task, problems, s["group"], s["temperature"], self.generator, self.start
         )
         algorithm = dict(rl.ALGORITHMS[s["algo"]])
@@ -168,9 +168,9 @@ class Run:
             )
         return self.log[-1]
 
-    def play(self, task, problems, group_size, temperature, generator, start=0):
+    def collect(self, task, problems, group_size, temperature, generator, start=0):
         """`group_size` episodes of each problem, played to their end, and all turns in them."""
-        episodes = [task.start(problem) for problem in problems for _ in range(group_size)]
+        episodes = [task.begin(problem) for problem in problems for _ in range(group_size)]
         return episodes, rl.play(
             self.model, self.tokenizer, episodes, generator=generator,
             max_new_tokens=self.settings["max_tokens"], temperature=temperature, start=start,
@@ -186,8 +186,8 @@ class Run:
         s, samples, text = self.settings, self.settings["samples"], self.tokenizer.tokens.decode
         problems = getattr(task, s["panel"])[: s["eval_problems"]]
         generator = torch.Generator(self.model.lm_head.weight.device).manual_seed(1)
-        episodes, batch = self.play(task, problems, samples, s["temperature"], generator)
-        greedy, _ = self.play(task, problems, 1, 0.0, generator)
+        episodes, batch = self.collect(task, problems, samples, s["temperature"], generator)
+        greedy, _ = self.collect(task, problems, 1, 0.0, generator)
         groups = [episodes[i : i + samples] for i in range(0, len(episodes), samples)]
         solved = ["".join(str(int(e.solved)) for e in group) for group in groups]  # such as "0110"
         examples = [{
@@ -202,6 +202,8 @@ class Run:
             "greedy": "".join(str(int(e.solved)) for e in greedy), "solved": solved,
             "answers": [[e.answer for e in group] for group in groups], "examples": examples,
         }  # fmt: skip
+
+    # What follows only keeps the run's files.
 
     def save(self):
         """All that the rest of the run depends on, in one file."""
@@ -239,14 +241,12 @@ class Run:
             moved = (master.detach() - self.untrained[name].float()).norm().item()
             change[part] = math.hypot(change.get(part, 0.0), moved)
         also = {name: self.evaluate(task) for name, task in self.task.also.items()}
-        examples = [{"step": at, **e} for at, s in self.scores.items() for e in s.pop("examples")]
+        examples = [{"step": at, **e} for at, f in self.scores.items() for e in f.pop("examples")]
         write_json(self.folder / "examples.jsonl", *examples)
         *before, last = self.scores
         write_json(self.folder / "eval.json", {
-            "panel": self.settings["panel"], "step": last, **self.scores[last],
+            "step": last, **self.scores[last], "also": also, "change": change,
             "before": {at: {k: self.scores[at][k] for k in ("right", "greedy")} for at in before},
-            "also": also, "change": change, "trained": count(self.trained.values()),
-            "parameters": count(self.model.parameters()),
         })  # fmt: skip
         (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
 
@@ -265,58 +265,7 @@ def count(parameters):
     return sum(parameter.numel() for parameter in parameters)
 
 
-# ---- The embedded base
-
-EMBEDDED_CONFIG = Config(
-    vocab_size=16, hidden_size=48, intermediate_size=128, num_hidden_layers=8,
-    num_attention_heads=4, num_key_value_heads=2, head_dim=16, rope_theta=1e4,
-    max_position_embeddings=512,
-)  # fmt: skip
-
-
-def teach_base(path, task, seed, steps, batch):
-    """Teach a tiny Qwen3 from demonstrations, `batch` a step, and save it as a Hugging Face folder.
-
-    Always with two threads, so that its weights do not depend on the number of cores.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    words = tasks.embedded_tokenizer(task.vocabulary)
-    torch.manual_seed(seed)
-    model = Transformer(replace(EMBEDDED_CONFIG, vocab_size=words.get_vocab_size()))
-    adam = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    rng, shown = random.Random(f"demonstrations {seed}"), []
-    bar = tqdm(range(steps), "teaching the base", leave=False)
-    for step in bar:
-        end_early()
-        while len(shown) < batch:
-            shown += task.demonstrate(rng)
-        now, shown = shown[:batch], shown[batch:]
-        prompts, answers = ([e.ids for e in words.encode_batch(list(text))] for text in zip(*now))
-        tokens, real = rl.pad([p + a + [0] for p, a in zip(prompts, answers)], "cpu")  # (B, T)
-        starts = torch.tensor([[len(prompt)] for prompt in prompts])
-        is_answer = real & (torch.arange(tokens.shape[1]) >= starts)
-        logits = model(tokens[:, :-1])[is_answer[:, 1:]]  # (answer tokens, vocab)
-        loss = F.cross_entropy(logits, tokens[:, 1:][is_answer[:, 1:]])  # prompts are not learnt
-        # Warm up, hold, and come down over the last 30 %.
-        rate = 3e-3 * min(1, (step + 1) / 50) * min(1, max(0.05, (1 - step / steps) / 0.3))
-        adam.param_groups[0]["lr"] = rate
-        adam.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        adam.step()
-        bar.set_postfix(loss=loss.item(), refresh=False)
-    torch.set_num_threads(threads)
-    with written_beside(path) as part:
-        model.save_pretrained(part)
-        (part / "tokenizer.json").write_text(words.to_str(pretty=True))
-        (part / "generation_config.json").write_text('{"eos_token_id": 0}')
-
-
-# ---- Many runs
-
-# The lesson ends here. What follows is machinery: runs shared between processes, whole files, the
-# account of memory and work, the command line.
+# ---- Machinery: the lesson ends here. Sweeps, the embedded base, files, memory, command line.
 
 HELPER = "ONE_LAYER_HELPER" in os.environ  # whether another train.py started us to share its runs
 stop = threading.Event()  # set by Ctrl-C: save, and end
@@ -341,7 +290,7 @@ def sweep(runs, prepare):
             for folder in left:
                 with locked(folder / "lock") as mine:
                     if mine and not is_over(folder):
-                        attempt(prepare(folder, runs[folder]))
+                        attempt(prepare, folder, runs[folder])
                 bar.update(sum(map(is_over, runs)) - bar.n)
             time.sleep(0.1)  # where other processes hold all that is left
     failed = [path.read_text() for folder in runs if (path := folder / "error.txt").exists()]
@@ -349,16 +298,19 @@ def sweep(runs, prepare):
         sys.exit(1 if HELPER else "\n".join(failed))
 
 
-def attempt(run):
+def attempt(prepare, folder, settings):
     """Do one run; if it fails, leave the reason in its folder, where every process finds it."""
+    run = None
     try:
+        run = prepare(folder, settings)
         run.train()
-    except (FloatingPointError, MemoryError, ValueError) as error:
-        line = one_line(f"{run.folder}: stopped after {run.step} of {run.steps} steps: {error}")
-        (run.folder / "error.txt").write_text(line)
+    except (FloatingPointError, MemoryError, ValueError, torch.OutOfMemoryError) as error:
+        at = f"after {run.step} of {run.steps} steps" if run else "before the first step"
+        line = one_line(f"{folder}: stopped {at}: {error}")
+        (folder / "error.txt").write_text(line)
         say(line)
     finally:  # the next run starts from the same base
-        for name, parameter in run.trained.items():
+        for name, parameter in run.trained.items() if run else ():
             parameter.data.copy_(run.untrained[name])
             parameter.grad = None  # of a step cut short
 
@@ -423,6 +375,54 @@ def mean_scores(runs, setting):
     return dict(sorted(means.items(), key=lambda item: -item[1]))
 
 
+# ---- The embedded base
+
+EMBEDDED_CONFIG = Config(
+    vocab_size=16, hidden_size=48, intermediate_size=128, num_hidden_layers=8,
+    num_attention_heads=4, num_key_value_heads=2, head_dim=16, rope_theta=1e4,
+    max_position_embeddings=512,
+)  # fmt: skip
+
+
+def teach_base(path, task, seed, steps, batch):
+    """Teach a tiny Qwen3 from demonstrations, `batch` a step, and save it as a Hugging Face folder.
+
+    Always with two threads, so that its weights do not depend on the number of cores.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    words = tasks.embedded_tokenizer(task.vocabulary)
+    torch.manual_seed(seed)
+    model = Transformer(replace(EMBEDDED_CONFIG, vocab_size=words.get_vocab_size()))
+    adam = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    rng, shown = random.Random(f"demonstrations {seed}"), []
+    bar = tqdm(range(steps), "teaching the base", leave=False)
+    for step in bar:
+        end_early()
+        while len(shown) < batch:
+            shown += task.demonstrate(rng)
+        now, shown = shown[:batch], shown[batch:]
+        prompts, answers = ([e.ids for e in words.encode_batch(list(text))] for text in zip(*now))
+        tokens, real = rl.pad([p + a + [0] for p, a in zip(prompts, answers)], "cpu")  # (B, T)
+        starts = torch.tensor([[len(prompt)] for prompt in prompts])
+        is_answer = real & (torch.arange(tokens.shape[1]) >= starts)
+        logits = model(tokens[:, :-1])[is_answer[:, 1:]]  # (answer tokens, vocab)
+        loss = F.cross_entropy(logits, tokens[:, 1:][is_answer[:, 1:]])  # prompts are not learnt
+        # Warm up, hold, and come down over the last 30 %.
+        rate = 3e-3 * min(1, (step + 1) / 50) * min(1, max(0.05, (1 - step / steps) / 0.3))
+        adam.param_groups[0]["lr"] = rate
+        adam.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adam.step()
+        bar.set_postfix(loss=loss.item(), refresh=False)
+    torch.set_num_threads(threads)
+    with written_beside(path) as part:
+        model.save_pretrained(part)
+        (part / "tokenizer.json").write_text(words.to_str(pretty=True))
+        (part / "generation_config.json").write_text('{"eos_token_id": 0}')
+
+
 # ---- Files
 
 
@@ -443,7 +443,7 @@ def written_beside(path):
         yield part / path.name
         os.replace(part / path.name, path)
     except (OSError, SafetensorError) as error:
-        raise OSError(f"{path} cannot be written ({error}): make room, or go elsewhere") from None
+        raise OSError(f"{path} cannot be written ({error}): free space, or use another path") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -484,7 +484,7 @@ def claim(runs):
                 if there.get(name) != ours[name]:
                     raise ValueError(
                         f"{path} was made with {name} = {there.get(name)!r}, and this command "
-                        f"says {ours[name]!r}: take another --runs"
+                        f"says {ours[name]!r}: use another --runs"
                     )
         for folder, settings in runs.items():
             if not (folder / "config.json").exists():
@@ -522,11 +522,12 @@ def merge(run, out):
 # ---- Memory and work
 
 
-def account(config, settings, prompt_length, memory):
+def account(config, settings, prompt_length, memory, turns=1):
     """The memory and work of one run, from shapes alone -> (budget, figures for --plan).
 
     memory: bytes to stay within, or None. Activations are what autograd keeps: about 8 vectors of
-    the residual's width a layer, 3 of the heads', 3 of the MLP's. Answers are as long as may be.
+    the residual's width a layer, 3 of the heads', 3 of the MLP's. Answers are as long as may be,
+    and so are episodes, of `turns`.
     """
     with torch.device("meta"):
         model = Transformer(config)
@@ -538,7 +539,8 @@ def account(config, settings, prompt_length, memory):
     kv = 2 * config.num_key_value_heads * config.head_dim
     inner = 8 * D + 3 * (config.num_attention_heads * config.head_dim + kv)
     inner += 3 * config.intermediate_size  # numbers that a layer keeps of a token
-    row, step = prompt_length + new, s["prompts"] * (group * new + prompt_length)  # tokens
+    row = prompt_length + new  # tokens
+    step = turns * s["prompts"] * (group * new + prompt_length)
     state = trains * ((12 if size == 4 else 18) + size)  # masters, gradients, Adam, untrained copy
     state += size * D * step * (0 < start and steps > 0)  # what enters the layer, from sampling
     # Of a GPU: its context, libraries, graphs and what lies between tensors.
@@ -556,8 +558,8 @@ def account(config, settings, prompt_length, memory):
 
     product = total - V * D * (not config.tie_word_embeddings)  # less the embedding
     asked = s["eval_problems"] * (3 if steps else 1)
-    answers = steps * s["prompts"] * group + asked * (s["samples"] + 1)
-    sampled = answers * new + (steps * s["prompts"] + 2 * asked) * prompt_length
+    answers = turns * (steps * s["prompts"] * group + asked * (s["samples"] + 1))
+    sampled = answers * new + turns * (steps * s["prompts"] + 2 * asked) * prompt_length
     passes = (4 + 2 * again) * product * (L - start) / L + 2 * trains  # FLOPs a token trained on
     return budget, {
         "parameters, millions": total / 1e6, "of these train, millions": trains / 1e6,
@@ -571,12 +573,13 @@ def account(config, settings, prompt_length, memory):
 
 def plan_of(args, path, config):
     """What --plan prints: memory and work of the first run of each kind, and the hours of all."""
-    longest, assumed, kinds, hours = 512, " (assumed)", {}, 0.0
-    if args.task != "math" and (path / "tokenizer.json").exists():
-        (_, _, longest), assumed = open_task(args, path, config), ""
+    longest, turns, assumed, kinds, hours = 512, 1, " (assumed)", {}, 0.0
+    if (path / "tokenizer.json").exists():
+        (task, _, longest), assumed = open_task(args, path, config), ""
+        turns = task.max_turns
     runs = runs_of(args, config, {})
     for settings in runs.values():
-        _, found = account(config, settings, longest, args.memory)
+        _, found = account(config, settings, longest, args.memory, turns)
         found["hours"] = (found["sampling, PFLOP"] + found["training, PFLOP"]) / args.tflops / 3.6
         hours += found["hours"]
         kind = "one layer" if settings["layer"].isdecimal() else settings["layer"]
@@ -628,7 +631,7 @@ def several(read):
     return lambda text: [read(part) for part in text.split(",")]
 
 
-def options():
+def command_line():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.error = fail
     some, positive, seed = number(int, 1), number(float, 1e-12), number(int, 0)
@@ -657,7 +660,7 @@ def options():
         ("base-seed", seed, 0, "seed of the embedded model"),
         ("jobs", some, None, "processes (embedded model: one a core)"),
         ("memory", positive, None, "GiB (default: what is free on the GPU)"),
-        ("tflops", positive, 10.0, "what --plan reckons with"),
+        ("tflops", positive, 10.0, "throughput that --plan assumes"),
         ("device", ("cpu", "cuda"), None, "default: of a checkpoint cuda, if there is one"),
         ("dtype", tuple(DTYPES), None, "default: bf16 on cuda, else fp32"),
         ("merge", Path, None, "a finished run, to be written whole to --out"),
@@ -675,7 +678,7 @@ def options():
 
 def parse(argv):
     """The command line as a Namespace, checked as far as no file is needed for it."""
-    parser, cuda = options(), torch.cuda.is_available()
+    parser, cuda = command_line(), torch.cuda.is_available()
     args = parser.parse_args(argv)
     if args.model and not args.model.is_dir():
         fail(f"--model {args.model}: no such folder; hf download NAME --local-dir DIR makes one")
@@ -690,7 +693,9 @@ def parse(argv):
     if args.find_lr and args.layer != "full":
         fail("--find-lr goes with --layer full, whose best rate is then every layer's")
     if args.device == "cuda" and not cuda and not args.plan:
-        fail("--device cuda is not there: take --device cpu")
+        fail("--device cuda: CUDA is not available; use --device cpu")
+    if args.device == "cuda" and cuda:  # each process of torchrun has its own
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     if args.memory:
         args.memory *= 2**30
     elif args.device == "cuda" and cuda:
@@ -735,7 +740,8 @@ def runs_of(args, config, digests, specs=None):
 def open_task(args, path, config):
     """The task, its tokenizer and its longest prompt in tokens. The base is taught if need be."""
     task = tasks.load_task(args.task, not args.model, args.instruction)
-    task.also = {Path(name).name: tasks.load_task(name, not args.model) for name in args.also}
+    others = (tasks.load_task(name, not args.model, args.instruction) for name in args.also)
+    task.also = {Path(name).name: other for name, other in zip(args.also, others)}
     if not args.model:
         with locked(args.runs / "base.lock", wait=True):
             if not path.exists():
@@ -745,7 +751,7 @@ def open_task(args, path, config):
     for each in (task, *task.also.values()):  # worlds start slowly
         few = 8 if each.max_turns > 1 else None
         problems = [*each.test, *each.validation, *each.train][:few]
-        prompts += [each.start(problem).prompt for problem in problems]
+        prompts += [each.begin(problem).prompt for problem in problems]
     longest = max(map(len, tokenizer.encode(prompts)))
     if longest + args.max_tokens > config.max_position_embeddings:
         raise ValueError(
@@ -769,19 +775,17 @@ def run_command(args, argv):
     runs_of(args, config, {})  # a bad --layer should not cost the minutes of teaching
     task, tokenizer, longest = open_task(args, path, config)
     digests = digests_of(task, path)
-    if args.device == "cuda":  # each process of torchrun has its own
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     model = Transformer.from_pretrained(path, dtype=DTYPES[args.dtype], device=args.device)
 
     def prepare(folder, settings):
-        budget, _ = account(model.config, settings, longest, args.memory)
+        budget, _ = account(model.config, settings, longest, args.memory, task.max_turns)
         return Run(model, tokenizer, task, folder, settings, budget)
 
     runs = runs_of(args, config, digests)
     with helping(0 if HELPER else min(jobs, len(runs)) - 1, argv):
         if args.layer == "search":
             found = search(args, config, digests, prepare)
-            if not HELPER:
+            with locked(args.runs / "settings.lock", wait=True):
                 write_json(args.runs / "search.json", found)
             return f"found: layer {found['layer']}"
         sweep(runs, prepare)
@@ -811,5 +815,6 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        say("stopped; the same command carries on from here")
+        if not HELPER:
+            say("stopped; the same command carries on from here")
         sys.exit(130)

@@ -138,9 +138,9 @@ def ours(name):
     if not WEIGHTS or not (Path(WEIGHTS) / name / "config.json").exists():
         raise Skip(f"no {name}: name the folder that holds it by --weights or ONELAYER_WEIGHTS")
     tokenizer = tasks.Tokenizer(Path(WEIGHTS) / name)
-    texts = [tokenizer.prompt(question) for question in QUESTIONS]
+    texts = [tokenizer.before + tokenizer.user.format(question) for question in QUESTIONS]
     model = Transformer.from_pretrained(Path(WEIGHTS) / name, device=DEVICE, dtype=DTYPE)
-    return model, texts, tokenizer.encode(texts), tokenizer.eos_ids
+    return model, texts, tokenizer.encode(QUESTIONS), tokenizer.eos_ids
 
 
 def random_model(**changes):
@@ -196,7 +196,7 @@ def train_pass(model, spec, batches):
     _, start = train.freeze_all_but(model, spec)
     batch = batches[start]
     for part in rl.micro_batches(batch, range(len(batch.completions)), BUDGET):
-        rl.score(model, batch, part, 1.0, start)[0].sum().backward()
+        rl.logprobs_of(model, batch, part, 1.0, start)[0].sum().backward()
     model.zero_grad()
     return 1
 
@@ -330,7 +330,7 @@ def precision(name, P, G, length):
     bare = replace(batch, hidden=[], prompt_hidden=[])
     rows = list(range(len(batch.completions)))
     with torch.no_grad():
-        (low, mask), (full, _) = (rl.score(m, bare, rows, 1.0) for m in (half, model))
+        (low, mask), (full, _) = (rl.logprobs_of(m, bare, rows, 1.0) for m in (half, model))
     gap = (low - full)[mask].abs()
     what = f"log-probabilities, {name}, bf16 less fp32: mean; largest"
     line(what, f"{gap.mean():.4f}", f"{gap.max():.4f}", "", "")

@@ -60,5 +60,5 @@ def load(_):
         got = outputs(text)
         return float(got == [[function(problem.answer)(x)] for x in HIDDEN]), str(got)
 
-    start = functools.partial(Question, grade=grade)
-    return Task(validation, test, draw, start, demonstrate=demonstrate, vocabulary=SYMBOLS)
+    begin = functools.partial(Question, grade=grade)
+    return Task(validation, test, draw, begin, demonstrate=demonstrate, vocabulary=SYMBOLS)

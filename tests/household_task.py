@@ -177,6 +177,6 @@ def load(argument):
     return Task(
         panel("validation", 300), panel("test", 300), max_turns=20,
         draw=lambda seed, step, n: panel(f"train {seed} {step}", n),
-        start=lambda problem: Household(problem.answer, english=english),
+        begin=lambda problem: Household(problem.answer, english=english),
         demonstrate=demonstrate_episode, vocabulary=WORDS,
     )  # fmt: skip

@@ -79,13 +79,13 @@ def measure(run, batches=BATCHES):
     aggregate = algorithm.pop("aggregate")
     for step in range(batches):
         problems = run.task.draw(s["seed"], step, s["prompts"])
-        _, batch = run.play(run.task, problems, s["group"], s["temperature"], run.generator)
+        _, batch = run.collect(run.task, problems, s["group"], s["temperature"], run.generator)
         advantages = rl.compute_advantages(batch, s["group"], **algorithm)
         for group in range(s["prompts"]):
             rows = [row for row, e in enumerate(batch.episode) if e // s["group"] == group]
             signal = [row for row in rows if advantages[row] != 0]
             for part in rl.micro_batches(batch, signal, run.budget["training"]):
-                logprobs, mask = rl.score(model, batch, part, s["temperature"])
+                logprobs, mask = rl.logprobs_of(model, batch, part, s["temperature"])
                 loss = rl.policy_loss(
                     logprobs, logprobs.detach(), advantages[part], mask, aggregate=aggregate,
                     max_tokens=s["max_tokens"] * run.task.max_turns,

@@ -166,7 +166,7 @@ def test_train_valid_seen_and_valid_unseen_are_what_they_are_called(tmp_path):
     task = tasks.load_task(f"{alfworld_task.__file__}:{tmp_path}", embedded=False)
     for panel, part, n in ((task.train, "train", 5), (task.validation, "valid_seen", 3), (task.test, "valid_unseen", 2)):
         assert sorted(names(panel)) == [f"json_2.1.1/{part}/put-{i}/trial/game.tw-pddl" for i in range(n)]
-    assert set(task.draw(0, 0, 5)) == set(task.train) and task.max_turns == 50 and task.start(task.test[0]).prompt == FIRST
+    assert set(task.draw(0, 0, 5)) == set(task.train) and task.max_turns == 50 and task.begin(task.test[0]).prompt == FIRST
 
 
 def test_other_folders_are_split_by_a_hash_of_the_names(tmp_path):

@@ -273,7 +273,7 @@ def test_without_a_gain_nothing_is_claimed(tmp_path, capsys, full, worst):
     ):
         write_run(tmp_path, layer, 0, right)
     blocks = report(tmp_path, capsys)
-    assert any(block.startswith("C(k) means nothing") for block in blocks)
+    assert any(block.startswith("C(k) is undefined") for block in blocks)
     assert set(load(tmp_path)["findings"].values()) == {None}
     assert (tmp_path / "out" / "contribution.svg").stat().st_size < 20000
 
@@ -452,6 +452,22 @@ def test_sweeps_of_one_name_are_written_apart_and_within_out(tmp_path, capsys):
     new = {path for path in tmp_path.rglob("*") if path.is_file()} - before
     assert all(path.is_relative_to(tmp_path / "out") for path in new) and len(new) == 3 * 3 + 2
     assert str(tmp_path / "out") in capsys.readouterr().out
+
+
+def test_a_name_that_was_made_up_is_not_taken_twice(tmp_path):
+    folders = [write_sweep(tmp_path / name) for name in ("a/x-2", "a/x", "b/x", "c/x")]
+    analyze.main([*map(str, folders), "--out", str(tmp_path / "out")])
+    names = {path.parent.name for path in tmp_path.glob("out/*/contribution.csv")}
+    assert len(names) == 4 and {"x", "x-2"} < names
+
+
+def test_runs_are_read_though_a_record_lies_among_them(tmp_path, capsys):
+    runs = write_sweep(tmp_path / "runs")
+    analyze.main([str(runs), "--out", str(runs / "out")])
+    before = capsys.readouterr().out
+    (runs / "1-seed-1/eval.json").unlink()
+    analyze.main([str(runs), "--out", str(tmp_path / "out")])
+    assert "not done" not in before and "1-seed-1: not done" in capsys.readouterr().out
 
 
 def test_a_folder_of_records_is_all_of_them(tmp_path):

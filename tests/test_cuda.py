@@ -199,7 +199,7 @@ def test_on_a_gpu_a_replayed_step_is_the_step(spans, monkeypatch, dtype, toleran
         samples(lambda step: step),
     )
     assert len(captures) > 3 and got.completions == expected.completions
-    again, _ = rl.score(model, got, list(range(64)), 1.0, 2)
+    again, _ = rl.logprobs_of(model, got, list(range(64)), 1.0, 2)
     torch.testing.assert_close(again.cpu(), rl.pad(got.logprobs, "cpu")[0], rtol=0, atol=tolerance)
 
 
@@ -220,7 +220,7 @@ def test_a_gpu_samples_with_the_log_probabilities_of_a_cpu(spans, family, start)
         start=start,
     )
     assert len({len(completion) for completion in out.completions}) > 5
-    again, _ = rl.score(model, out, list(range(64)), 1.0, start)
+    again, _ = rl.logprobs_of(model, out, list(range(64)), 1.0, start)
     torch.testing.assert_close(again.cpu(), rl.pad(out.logprobs, "cpu")[0], rtol=0, atol=1e-4)
     model.cpu()
     for i, (completion, logprobs) in enumerate(zip(out.completions, out.logprobs)):

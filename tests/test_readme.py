@@ -164,7 +164,7 @@ def sentences():
     yield f"(layer 11: {', '.join(along)})"
     for name in ("math", "math-short", REAL, hundred):
         found, _, runs, _ = record(name)
-        text = analyze.voting(found["settings"], runs, analyze.scores(runs))
+        text = analyze.voting(runs, analyze.scores(runs))
         yield "{}, by chance {}".format(*re.search(r"0(\.\d+); by chance 0(\.\d+)", text).groups())
     yield from of_pairs()
 

@@ -11,7 +11,7 @@ from conftest import tiny
 import rl
 import tasks
 from model import causal
-from rl import Optimizer, Rollout, group_advantages, policy_loss, rollout, score, update
+from rl import Optimizer, Rollout, group_advantages, logprobs_of, policy_loss, rollout, update
 
 PROMPTS = [
     [5, 6, 7, 8],
@@ -171,7 +171,7 @@ def test_sampling_in_parts_is_scored_alike():
     sampling."""
     model = likes_to_end(tiny())
     out = sampled(model, budget={"sampling": 1}, start=2)
-    got, _ = score(model, out, list(range(12)), 1.0, 2)
+    got, _ = logprobs_of(model, out, list(range(12)), 1.0, 2)
     torch.testing.assert_close(got, rl.pad(out.logprobs, "cpu")[0], rtol=0, atol=2e-5)
 
 
@@ -604,7 +604,7 @@ def test_completions_that_come_again_are_run_once_and_count_each_time(start):
         lambda layer, inputs, output: sizes.append(len(output))
     )
     rows = random.Random(0).sample(range(48), 48)  # in any order
-    logprobs, mask = score(model, batch, rows, 0.9, start)
+    logprobs, mask = logprobs_of(model, batch, rows, 0.9, start)
     assert sizes == [4, len(pairs)]  # prompts, then completions
     plain = [
         rescored(model, batch.prompts[i], batch.completions[i], 0.9) for i in rows
@@ -626,7 +626,7 @@ def test_the_ending_token_is_trained_also_when_it_is_the_padding():
     has a gradient."""
     model = tiny()
     batch = Rollout([[5, 6], [7]], [[0], [8, 9, 0]], [[-1.0], [-1.0, -1.0, -1.0]])
-    logprobs, mask = score(model, batch, [0, 1], 1.0)
+    logprobs, mask = logprobs_of(model, batch, [0, 1], 1.0)
     assert mask.tolist() == [[True, False, False], [True, True, True]]
     torch.testing.assert_close(logprobs[0, :1], rescored(model, [5, 6], [0], 1.0))
     torch.testing.assert_close(logprobs[1], rescored(model, [7], [8, 9, 0], 1.0))
@@ -696,17 +696,17 @@ def test_the_reference_is_the_saved_layer_put_back():
     trained = only(model, 2)
     saved = {name: parameter.detach().clone() for name, parameter in trained.items()}
     batch = sampled(model, start=2)
-    untrained = score(model, batch, list(range(12)), 1.0, 2)[0].detach()
+    untrained = logprobs_of(model, batch, list(range(12)), 1.0, 2)[0].detach()
     optimizer = Optimizer(trained)
     for _ in range(3):
         figures = update(
             model, optimizer, batch, torch.randn(12), lr=1e-2, start=2, kl_coef=0.1, reference=saved
         )
-    now = score(model, batch, list(range(12)), 1.0, 2)[0].detach()
+    now = logprobs_of(model, batch, list(range(12)), 1.0, 2)[0].detach()
     assert (now - untrained).abs().max() > 1e-3 and figures["kl"] > 0
     with rl.swapped(trained, saved):
-        assert torch.equal(score(model, batch, list(range(12)), 1.0, 2)[0], untrained)
-    assert torch.equal(score(model, batch, list(range(12)), 1.0, 2)[0], now)
+        assert torch.equal(logprobs_of(model, batch, list(range(12)), 1.0, 2)[0], untrained)
+    assert torch.equal(logprobs_of(model, batch, list(range(12)), 1.0, 2)[0], now)
 
 
 def test_the_gradient_of_the_kl_penalty_is_that_of_plain_passes():
@@ -967,15 +967,15 @@ def test_what_succeeded_before_memory_ran_out_is_not_counted_twice(monkeypatch):
     model = likes_to_end(tiny())
     trained, batch, advantages = only(model, 2), sampled(model, start=2), torch.randn(12)
     wanted, _ = gradients(model, batch, advantages, trained, 2)
-    calls, score = [], rl.score
+    calls, original = [], rl.logprobs_of
 
     def third_fails(*arguments):
         calls.append(1)
         if len(calls) == 3:
             raise MemoryError
-        return score(*arguments)
+        return original(*arguments)
 
-    monkeypatch.setattr(rl, "score", third_fails)
+    monkeypatch.setattr(rl, "logprobs_of", third_fails)
     got, _ = gradients(model, batch, advantages, trained, 2, budget={"training": 40})
     assert len(calls) > 6
     for a, b in zip(got, wanted):

@@ -496,7 +496,7 @@ NAMES = [
     ("settings", "quick"),
 ]
 NAMES += [(name,) for name in ("right", "greedy", "samples", "length", "truncated", "before")]
-NAMES += [(name,) for name in ("change", "also", "solved", "answers", "trained", "parameters")] + [
+NAMES += [(name,) for name in ("change", "also", "solved", "answers")] + [
     ("change", "0"),
     ("also", "x"),
     ("also", "x", "right"),
@@ -522,7 +522,7 @@ def run_files(draw):
     outcome = {"right": draw(digits), "greedy": draw(st.text("01", min_size=n, max_size=n))}
     found = {**outcome, "samples": 4, "length": 2.5, "truncated": 0.5, "before": {"10": dict(outcome)}}
     found |= {"change": {"0": 1.0, "1": 2.0}, "also": {"x": {**outcome, "samples": 4, "length": 1, "truncated": 0}}}
-    found |= {"trained": 1, "parameters": 3, "solved": [int(digit) * "1" + (4 - int(digit)) * "0" for digit in outcome["right"]]}
+    found |= {"solved": [int(digit) * "1" + (4 - int(digit)) * "0" for digit in outcome["right"]]}
     found |= {"answers": [["a", "b", None, "a"]] * n}
     for path in draw(st.lists(st.sampled_from(NAMES), max_size=2)):
         target = found if path[0] in found else config

@@ -17,7 +17,7 @@ import tasks
 
 def answered(task, problem, text):
     """The reward of a text, and the answer that was found in it."""
-    episode = task.start(problem)
+    episode = task.begin(problem)
     reward = episode.step(text)
     assert episode.done and episode.solved == (reward > 0) and not episode.out_of_steps
     return reward, episode.answer
@@ -88,6 +88,14 @@ def written(path, rows):
     return path
 
 
+def test_a_box_without_an_answer_is_none(tmp_path, capsys):
+    rows = [{"problem": f"p{i}", "solution": f"so \\boxed{{{i}}}"} for i in range(20)]
+    path = written(tmp_path / "x.jsonl", [*rows, {"problem": "empty", "solution": "so \\boxed"}])
+    task = tasks.from_file(path)
+    assert len([*task.train, *task.test, *task.validation]) == 20
+    assert "left out 1 of 21" in capsys.readouterr().out
+
+
 def test_a_slow_machine_does_not_cost_a_program_its_reward(monkeypatch):
     monkeypatch.setattr(tasks, "CHILD", "import time; time.sleep(3)\n" + tasks.CHILD)
     task = tasks.load_task("code")
@@ -136,7 +144,7 @@ def test_a_problems_prompt_is_what_the_model_sees_first(tmp_path):
     path = written(tmp_path / "a.jsonl", rows())
     for spec, embedded in (("math", True), ("code", True), ("household", True), ("household", False), (path, False)):
         task = tasks.load_task(spec, embedded)
-        assert all(task.start(p).prompt == p.prompt for p in task.test[:50])
+        assert all(task.begin(p).prompt == p.prompt for p in task.test[:50])
         assert task.max_turns == (20 if spec == "household" else 1)
 
 
@@ -261,7 +269,7 @@ def test_a_task_of_ones_own(tmp_path):
     (tmp_path / "own.py").write_text(OWN)
     (tmp_path / "empty.py").write_text("")
     task = tasks.load_task(f"{tmp_path}/own.py:7", False)
-    episode = task.start(task.test[0])
+    episode = task.begin(task.test[0])
     assert episode.prompt == "add 5 7 =" and episode.step("12") == 1.0 and episode.solved
     with pytest.raises(ValueError, match="empty.py: it must define load"):
         tasks.load_task(f"{tmp_path}/empty.py", False)
@@ -402,12 +410,16 @@ def test_embedded_tokenizer_reads_back_what_it_wrote(tmp_path):
     assert tokenizer.decode([answer + [0]]) == ["0 1 2 3 4"]
 
 
+def shown(tokenizer, question):
+    return tokenizer.before + tokenizer.user.format(question)
+
+
 def test_chat_prompts_match_transformers(real_weights):
     for name in ("qwen2.5-coder-0.5b-instruct", "smollm2-135m-instruct"):
         theirs, ours = transformers.AutoTokenizer.from_pretrained(real_weights / name), tasks.Tokenizer(real_weights / name)
         message = [{"role": "user", "content": f"What is 2 + 3?\n{tasks.INSTRUCTION}"}]
         expected = theirs.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-        assert ours.prompt(message[0]["content"]) == expected
+        assert shown(ours, message[0]["content"]) == expected
         (ids,) = ours.encode([message[0]["content"]])
         assert ids == theirs(expected, add_special_tokens=False)["input_ids"]
         assert theirs.eos_token_id in ours.eos_ids
@@ -477,7 +489,7 @@ def test_chat_formats_match_the_templates_that_transformers_renders(name, tmp_pa
         question = f"What is {{2}} + 3?\n{tasks.INSTRUCTION}"
         message = [{"role": "user", "content": question}]
         expected = theirs.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-        assert ours.prompt(question) == expected
+        assert shown(ours, question) == expected
         (ids,) = ours.encode([question])
         assert ids == theirs(expected, add_special_tokens=False)["input_ids"]
         assert ids.count(theirs.bos_token_id) == (name != "ChatML")  # not twice, although the tokenizer adds one itself
@@ -487,7 +499,7 @@ def test_chat_formats_match_the_templates_that_transformers_renders(name, tmp_pa
 def test_a_base_model_with_a_chat_models_tokens_gets_the_plain_prompt(tmp_path):
     folder = bytes_tokenizer(tmp_path / "a", ("<|begin_of_text|>", "<|end_of_text|>", *LLAMA3_TOKENS[1:]), "<|end_of_text|>")
     tokenizer = tasks.Tokenizer(folder)
-    assert tokenizer.prompt("Why?") == "Question: Why?\nAnswer:"
+    assert shown(tokenizer, "Why?") == "Question: Why?\nAnswer:"
     assert tokenizer.encode(["Why?"])[0][0] == tokenizer.tokens.token_to_id("<|begin_of_text|>")
 
 
@@ -541,7 +553,7 @@ def test_a_model_without_chat_endings_gets_the_plain_prompt(real_weights, tmp_pa
     (tmp_path / "config.json").unlink()
     (tmp_path / "tokenizer_config.json").unlink()
     (tmp_path / "config.json").write_text('{"eos_token_id": 151643}')  # as Qwen's base models have it: <|endoftext|>
-    assert tasks.Tokenizer(tmp_path).prompt("Why?") == "Question: Why?\nAnswer:"
+    assert shown(tasks.Tokenizer(tmp_path), "Why?") == "Question: Why?\nAnswer:"
 
 
 @pytest.mark.parametrize(

@@ -283,6 +283,17 @@ def test_a_run_that_failed_is_left_alone_by_the_other_processes(runs, command, n
     assert not (runs / "layer-7-seed-0" / "error.txt").exists()
 
 
+def test_a_run_that_cannot_even_begin_fails_alone(tmp_path, capsys):
+    """Its masters, say, do not fit: the reason is left, and the next run has the model as it was."""
+
+    def prepare(folder, settings):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    train.attempt(prepare, tmp_path, {})
+    line = (tmp_path / "error.txt").read_text()
+    assert str(tmp_path) in line and "before the first step" in line and "2 GiB" in line
+
+
 def test_torchrun_shares_a_sweep(runs, command, noting, tmp_path):
     """Also where --jobs is left out, each of torchrun's processes stays one."""
     train.main(command(tmp_path / "other", "--layer", "each"))
@@ -297,7 +308,8 @@ def test_torchrun_shares_a_sweep(runs, command, noting, tmp_path):
 def test_find_lr_scores_on_the_validation_panel(runs, command, capsys):
     train.main(command(runs, "--layer", "full", "--find-lr", "1e-4,1e-3"))
     assert {path.parent.name for path in runs.glob("*/eval.json")} == {"full-lr-0.0001-seed-0", "full-lr-0.001-seed-0"}
-    assert all(json.loads(path.read_text())["panel"] == "validation" for path in runs.glob("*/eval.json"))
+    for path in runs.glob("full-*/config.json"):
+        assert json.loads(path.read_text())["settings"]["panel"] == "validation"
     assert "0.0001" in capsys.readouterr().out
 
 
@@ -334,9 +346,10 @@ def test_every_pair_of_layers(runs, command):
     train.main(command(runs, "--layer", "pairs", "--steps", "1", "--eval-problems", "1"))
     done = {path.parent.name for path in runs.glob("*/eval.json")}
     assert done == {f"layer-{a},{b}-seed-0" for a in range(8) for b in range(a + 1, 8)}
-    found = json.loads((runs / "layer-2,5-seed-0/eval.json").read_text())
-    one = sum(p.numel() for p in train.Transformer(train.EMBEDDED_CONFIG).model.layers[0].parameters())
-    assert found["trained"] == 2 * one and found["parameters"] > 8 * one
+    trained = train.load_file(runs / "layer-2,5-seed-0/layer.safetensors")
+    layers = train.Transformer(train.EMBEDDED_CONFIG).model.layers
+    one = sum(p.numel() for p in layers[0].parameters())
+    assert sum(p.numel() for p in trained.values()) == 2 * one
 
 
 def test_other_tasks_are_scored_and_not_trained_on(runs, command, given, tmp_path):
@@ -392,7 +405,7 @@ def test_signal_to_noise_is_that_between_prompts(command, runs, monkeypatch):
     gradients = []
     for p in range(4):
         rows = list(range(16 * p, 16 * p + 16))
-        logprobs, mask = rl.score(run.model, batch, rows, 1.0)
+        logprobs, mask = rl.logprobs_of(run.model, batch, rows, 1.0)
         (-(logprobs.sum(1) / mask.sum(1)) * advantages[rows]).mean().backward()
         grads = [p.grad.flatten().double() for p in run.model.model.layers[3].parameters()]
         gradients.append(torch.cat(grads))
@@ -410,7 +423,7 @@ def test_search_halves_the_layers_and_doubles_the_steps(runs, command, monkeypat
     for r in found["rounds"]:
         for path in (runs / f"search-{r['steps']}").glob("*/eval.json"):
             run, settings = json.loads(path.read_text()), json.loads((path.parent / "config.json").read_text())["settings"]
-            assert run["panel"] == settings["panel"] == "validation" and settings["steps"] == r["steps"]
+            assert settings["panel"] == "validation" and settings["steps"] == r["steps"]
             assert r["scores"][settings["layer"]] == run["score"]
     for before, after in zip(found["rounds"], found["rounds"][1:]):
         kept, dropped = ([s for k, s in before["scores"].items() if (k in after["scores"]) == kept] for kept in (True, False))
@@ -657,7 +670,7 @@ def test_a_merged_checkpoint_is_the_model_that_was_evaluated(runs, command, give
     greedy = ""
     for problem, prompt in zip(task.test[:12], tokenizer.encode([p.prompt for p in task.test[:12]])):
         tokens = theirs.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False)[0, len(prompt) :]
-        greedy += str(int(task.start(problem).step(tokenizer.decode([tokens.tolist()])[0])))
+        greedy += str(int(task.begin(problem).step(tokenizer.decode([tokens.tolist()])[0])))
     assert greedy == json.loads((runs / "layer-4-seed-0" / "eval.json").read_text())["greedy"]
     before = sorted(tmp_path.rglob("*"))
     for run, out in ((runs / "layer-4-seed-0", "merged"), (runs / "base-seed-0", "other"), (runs, "other")):
@@ -668,14 +681,14 @@ def test_a_merged_checkpoint_is_the_model_that_was_evaluated(runs, command, give
 def test_prompt_lengths_are_of_what_the_model_sees(command, runs, given, monkeypatch):
     """An agent's first prompt may be longer than its problem's text: the name of a game, say."""
     task, tokenizer = tasks.load_task(given[3], False), tasks.Tokenizer(given[1])
-    start, more = task.start, "add 3 4 = " * 5
+    begin, more = task.begin, "add 3 4 = " * 5
 
     def longer(problem):
-        episode = start(problem)
+        episode = begin(problem)
         episode.prompt = more + episode.prompt
         return episode
 
-    task.start, task.max_turns = longer, 20
+    task.begin, task.max_turns = longer, 20
     monkeypatch.setattr(tasks, "load_task", lambda *_: task)
     args = train.parse(command(runs))
     _, _, longest = train.open_task(args, Path(given[1]), train.EMBEDDED_CONFIG)
@@ -723,6 +736,16 @@ def test_the_work_of_a_plan_by_hand(capsys):
     assert rows["sampling, PFLOP"] == [pytest.approx(sampled / 1e15, abs=0.01)]
     assert rows["training, PFLOP"] == [pytest.approx(trained / 1e15, abs=0.01)]
     assert rows["hours"] == [pytest.approx((sampled + trained) / 50e12 / 3600, abs=0.01)]
+
+
+def test_a_plan_of_episodes_counts_their_turns():
+    settings = train.runs_of(train.parse(["--layer", "3"]), train.EMBEDDED_CONFIG, {}).popitem()[1]
+    one, twenty = (
+        train.account(train.EMBEDDED_CONFIG, settings, 50, None, turns)[1] for turns in (1, 20)
+    )
+    for name in ("answers, thousands", "sampling, PFLOP", "training, PFLOP"):
+        assert twenty[name] == pytest.approx(20 * one[name])
+    assert twenty["expected peak, GiB"] > one["expected peak, GiB"]  # the states that are kept
 
 
 def test_what_is_sampled_and_trained_at_a_time_follows_from_the_memory():
