@@ -175,7 +175,7 @@ def load(argument):
         return [Problem(Household(seed, english=english).prompt, seed) for seed in seeds]
 
     return Task(
-        panel("validation", 300), panel("test", 300), max_turns=20,
+        panel("validation", 300), panel("test", 1000), max_turns=20,
         draw=lambda seed, step, n: panel(f"train {seed} {step}", n),
         begin=lambda problem: Household(problem.answer, english=english),
         demonstrate=demonstrate_episode, vocabulary=WORDS,

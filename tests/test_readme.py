@@ -324,7 +324,7 @@ def test_the_runs_of_100_steps():
     assert "({} and {} right)".format(*greedy) in RESULTS
     assert f"greedily {short(rows['random-4']['greedy'], 3)}" in RESULTS
     assert train.layers_of("random-4", 24) == [2, 6, 15, 17] and "2, 6, 15 and 17" in RESULTS
-    assert found["findings"]["below_peak"] == [0, 18, 20, 23]
+    assert found["findings"]["below_peak"] == [0, 1, 2, 3, 17, 18, 20, 21, 23]
     assert not found["findings"]["above_full"]
     assert f"from {short(before['full']['score'], 3)} to {short(rows['full']['score'], 3)}" in RESULTS
     for layer in ("11", "full"):  # the means of two seeds
@@ -333,6 +333,11 @@ def test_the_runs_of_100_steps():
             if run["layer"] == layer:
                 early.append(sum(map(int, run["before"]["67"]["right"])) / 800)
         assert f"from {short(np.mean(early), 3)} to {short(score, 3)}" in RESULTS
+    layers = [layer for layer in rows if layer.isdecimal()]
+    curves = ([each[layer]["contribution"] for layer in layers] for each in (before, rows))
+    rho, p = analyze.correlate(*curves, analyze.ranks)
+    assert f"Spearman {short(rho)}, p < .001" in RESULTS and p < 0.001
+    assert f"{len(layers)} of the 24 layers" in RESULTS
     steps = [short(rows["11"][name]) for name in ("c_step_33", "c_step_67", "contribution")]
     assert "{}, {}, {} after 33, 67 and 100 steps".format(*steps) in RESULTS
     changes = [run["change"] for run in runs if run["layer"] == "full"]
