@@ -445,7 +445,7 @@ def points(rows, *columns):
 
 def axes(left, width, title, ticks, curves):
     """SVG elements of C(k) over depth. ticks: depth -> label; curves: (label, color, points), a
-    point being depth and C, or depth, C, and the bounds of its interval."""
+    point being depth, C and, if there is one, its interval."""
     values = [0, 1, *(value for *_, of in curves for point in of for value in point[1:])]
     bottom, top = min(values) - 0.08, max(values) + 0.08
     step = 0.25 if top - bottom < 2 else np.ceil((top - bottom) / 8)  # of the grid
@@ -491,9 +491,11 @@ def picture(*panels):
 
 
 def draw_sweep(rows):
-    """One sweep as SVG: C(k) with intervals and the greedy curve left, C along training right."""
-    blue, singles = "#0b5394", [row for row in rows if row["depth"] is not None]
-    ticks = {row["depth"]: row["layer"] for row in singles[:: len(singles) // 12 or 1]}
+    """One sweep as SVG: C(k) with intervals and by greedy answers; C along training."""
+    blue, ticks = "#0b5394", {}
+    for row in rows:
+        if row["depth"] is not None and row["depth"] >= max(ticks, default=-1) + 0.06:
+            ticks[row["depth"]] = row["layer"]
     left = [("greedy answers", "#e6b0aa", points(rows, "c_greedy"))]
     sampled = points(rows, "contribution", "low", "high")
     left.append(("sampled answers, 95 % interval", blue, sampled))
