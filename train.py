@@ -443,7 +443,7 @@ def written_beside(path):
         yield part / path.name
         os.replace(part / path.name, path)
     except (OSError, SafetensorError) as error:
-        raise OSError(f"{path} cannot be written ({error}): free space or use another one") from None
+        raise OSError(f"{path} cannot be written ({error}): free space or use another") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
