@@ -348,6 +348,22 @@ def test_the_runs_of_100_steps():
     assert "layer 11 moved {} and layer 23 {}".format(*alone) in RESULTS
 
 
+def test_the_runs_on_code():
+    found, rows, _, _ = record("real/program")
+    layers, before = [layer for layer in rows if layer.isdecimal()], record(REAL)[1]
+    assert found["findings"]["peak"] == 12 and found["findings"]["below_peak"] == [0, 4, 16, 20]
+    assert ", ".join(layers) == "0, 4, 12, 16, 20" and " ".join(layers) in RESULTS
+    curves = [[each[layer]["contribution"] for layer in layers] for each in (rows, before)]
+    rho, p = analyze.correlate(*curves, analyze.ranks)
+    for page in (README, RESULTS):
+        assert f"{short(rho)}, p = {short(p)}" in page
+    *some, last = map(short, curves[1])
+    assert f"{', '.join(some)} and {last}" in RESULTS
+    base = rows["base"]
+    told = f"right in {short(base['score'])} of its samples, greedily in {short(base['greedy'])}"
+    assert told in RESULTS.replace("\n", " ")
+
+
 def test_the_runs_of_smollm2():
     found, rows, runs, _ = record("real/smollm2-135m")
     findings, layers = found["findings"], {int(k): v for k, v in rows.items() if k.isdecimal()}
