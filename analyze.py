@@ -102,7 +102,7 @@ def findings(score):
     Of many equal layers some two lie far apart by chance, so each claim has one width for all. A
     resample's error is its score less the figure; the width is the 97.5 % quantile of the largest
     gap between two layers' errors, or of the largest error of a layer less full training. So each
-    claim is wrong in 2.5 % of sweeps at most. (Few seeds are too few to studentise.)
+    claim is wrong in about 2.5 % of sweeps. (Few seeds are too few to studentise.)
     """
     claims = ("peak", "below_peak", "above_full", "level_with_full")
     names = [name for name in score if name.isdecimal()]
@@ -250,7 +250,7 @@ def voting(runs, score):
     layers each; then how much the solved problems overlap."""
     runs = [run for run in runs if run.get("votes")]
     if not any(run["votes"].strip("*-") for run in runs):
-        return ""  # nobody can vote for a program
+        return ""  # programs give no answer
     samples, c = runs[0]["samples"], curve(score)
     best = sorted(c, key=c.get, reverse=True)[: min(7, samples)]
     runs = common(runs, ["full", *best])
@@ -566,7 +566,8 @@ def process(folders, out):
             name += "-2"
         rows, score = sweeps[name] = summarize(settings, runs)
         same = common(runs, ["full", *curve(score)])  # layers are compared over the same seeds
-        found = findings(even := scores(same))
+        even = scores(same)
+        found = findings(even)
         blocks += [f"{name}\n{'-' * len(name)}", *map(one_line, notes)]
         apart = pairs_in(score) if has_gain(score) else ()
         blocks.append(format_table([row for row in rows if row["layer"] not in apart]))

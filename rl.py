@@ -100,7 +100,7 @@ class Decoding:
         self.lead = self.alive.new_zeros(P)  # (rows,): one completion of each row, see `regroup`
         self.now = tokens.new_zeros(1)  # the index of the newest tokens
         self.real = real[self.row]  # (B, Tp): where a prompt has a token, not padding
-        self.masked = STRIDES[x.device.type][1] > 1 or not real.all()  # or all in sight is seen
+        self.masked = STRIDES[x.device.type][1] > 1 or not real.all()  # else nothing is hidden
 
         self.cache = KVCache(model.config, P, Tp + N, x.dtype, x.device)
         self.cache.slots, self.cache.span = slice(0, Tp), Tp
@@ -392,7 +392,7 @@ def update(
         passed = []
         for part in micro_batches(batch, rows, positions):
             logprobs, mask = logprobs_of(model, batch, part, temperature, start)
-            ref = now = logprobs.detach()
+            ref = current = logprobs.detach()
             old = pad([batch.logprobs[i] for i in part], mask.device)[0]
             if kl_coef:
                 with torch.no_grad(), swapped(optimizer.parameters, reference):
@@ -401,7 +401,7 @@ def update(
             loss = sum(counts[i] for i in part) / whole * loss
             loss.backward()
             optimizer.collect_gradients()
-            gap, kl = (now - old)[mask], kl_estimate(now, ref)[mask]
+            gap, kl = (current - old)[mask], kl_estimate(current, ref)[mask]
             passed.append((loss.detach()[None], gap, kl))
         return map(torch.cat, zip(*passed))
 

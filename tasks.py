@@ -163,10 +163,10 @@ def arithmetic(asked="add", short=False):
     """The embedded task, "add 1234 0567 =" -> "01801", shown by writers, most of whom err.
 
     The base sees four skills, three of them always right, and learns both right and wrong addition;
-    it cannot know whom to imitate. RL on additions alone has to select: the part of RL
-    after pretraining that a tiny model can show in seconds. Another skill may be `asked` for, to
-    see what that did to it. `short`: other numbers to train on, for the same base and panels, below
-    10, 100, 1,000 and 10,000, equally often.
+    it cannot know whom to imitate. RL on additions alone has to select: the part of RL after
+    pretraining that a tiny model can show in seconds. Another skill may be `asked` for, to see what
+    that did to it. `short`: other numbers to train on, for the same base and panels, below 10, 100,
+    1,000 and 10,000, equally often.
     """
 
     def problem(rng, skill=asked, any_length=False):
@@ -251,8 +251,8 @@ def read_question(row, place, question, answer, instruction):
     prompt = f"{read_text(row, place, question)}\n{instruction}".strip()
     text = read_text(row, place, answer)
     if re.search(r"####|\\(?:boxed|fbox)", text):
-        answer = extract_answer(text)
-        return Problem(prompt, (answer,) if answer else ())
+        found = extract_answer(text)
+        return Problem(prompt, (found,) if found else ())
     if answer == "solution":  # a proof: the last number in it is no answer
         return Problem(prompt, ())
     several = re.match(r'\[\s*"', text)
@@ -311,7 +311,8 @@ def from_file(path, instruction=INSTRUCTION):
     for place, row in rows.items():
         problem = read(row, place, *known[0], instruction)
         answers.setdefault(problem.prompt, set()).add(problem.answer)
-    problems = [Problem(p, *a) for p, a in answers.items() if len(a) == 1 and all(a)]
+    once = {prompt: given for prompt, given in answers.items() if len(given) == 1}
+    problems = [Problem(prompt, *given) for prompt, given in once.items() if all(given)]
     if len(problems) < len(answers):
         why = "no final answer, two that differ, or a test of another form"
         print(one_line(f"{path}: left out {len(answers) - len(problems)} of {len(answers)}: {why}"))

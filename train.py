@@ -203,7 +203,7 @@ class Run:
             "answers": [[e.answer for e in group] for group in groups], "examples": examples,
         }  # fmt: skip
 
-    # What follows only keeps the run's files.
+    # What follows keeps the run's files.
 
     def save(self):
         """All that the rest of the run depends on, in one file."""
@@ -443,7 +443,7 @@ def written_beside(path):
         yield part / path.name
         os.replace(part / path.name, path)
     except (OSError, SafetensorError) as error:
-        raise OSError(f"{path} cannot be written ({error}): free space or use another") from None
+        raise OSError(f"{path} cannot be written ({error}): make room, or go elsewhere") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -527,7 +527,7 @@ def account(config, settings, prompt_length, memory, turns=1):
 
     memory: bytes to stay within, or None. Activations are what autograd keeps: about 8 vectors of
     the residual's width a layer, 3 of the heads', 3 of the MLP's. Answers are as long as may be,
-    and so are episodes, of `turns`.
+    as are episodes, of `turns`.
     """
     with torch.device("meta"):
         model = Transformer(config)
@@ -543,7 +543,7 @@ def account(config, settings, prompt_length, memory, turns=1):
     step = turns * s["prompts"] * (group * new + prompt_length)
     state = trains * ((12 if size == 4 else 18) + size)  # masters, gradients, Adam, untrained copy
     state += size * D * step * (0 < start and steps > 0)  # what enters the layer, from sampling
-    # Of a GPU: its context, libraries, graphs and what lies between tensors.
+    # Of a GPU: context, libraries, graphs and what lies between tensors.
     fixed = size * total + state + (15 if s["device"] == "cuda" else 4) * 10**8
     fixed += 16 * min(rl.CHUNK, step * V) * (steps > 0)  # logits
     cost = {  # bytes a position, and the fewest positions
@@ -660,7 +660,7 @@ def command_line():
         ("base-seed", seed, 0, "seed of the embedded model"),
         ("jobs", some, None, "processes (embedded model: one a core)"),
         ("memory", positive, None, "GiB (default: what is free on the GPU)"),
-        ("tflops", positive, 10.0, "throughput that --plan assumes"),
+        ("tflops", positive, 10.0, "speed that --plan assumes"),
         ("device", ("cpu", "cuda"), None, "default: of a checkpoint cuda, if there is one"),
         ("dtype", tuple(DTYPES), None, "default: bf16 on cuda, else fp32"),
         ("merge", Path, None, "a finished run, to be written whole to --out"),
@@ -694,12 +694,11 @@ def parse(argv):
         fail("--find-lr goes with --layer full, whose best rate is then every layer's")
     if args.device == "cuda" and not cuda and not args.plan:
         fail("--device cuda: CUDA is not available; use --device cpu")
-    if args.device == "cuda" and cuda:  # each process of torchrun has its own
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     if args.memory:
         args.memory *= 2**30
-    elif args.device == "cuda" and cuda:
-        args.memory = torch.cuda.mem_get_info()[0]
+    if args.device == "cuda" and cuda:  # each process of torchrun has its own
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        args.memory = args.memory or torch.cuda.mem_get_info()[0]
     return args
 
 
@@ -740,8 +739,9 @@ def runs_of(args, config, digests, specs=None):
 def open_task(args, path, config):
     """The task, its tokenizer and its longest prompt in tokens. The base is taught if need be."""
     task = tasks.load_task(args.task, not args.model, args.instruction)
-    others = (tasks.load_task(name, not args.model, args.instruction) for name in args.also)
-    task.also = {Path(name).name: other for name, other in zip(args.also, others)}
+    task.also = {}
+    for name in args.also:
+        task.also[Path(name).name] = tasks.load_task(name, not args.model, args.instruction)
     if not args.model:
         with locked(args.runs / "base.lock", wait=True):
             if not path.exists():
