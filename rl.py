@@ -1,7 +1,6 @@
 """All that lies between a prompt and a changed weight.
 
     rollout             prompts -> completions and their log-probabilities
-    play                episodes of one turn or many -> the same, and what each turn earned
     compute_advantages  rewards -> how good each completion was: GRPO, Dr. GRPO, GiGPO
     logprobs_of         completions -> their log-probabilities again, now with a graph
     policy_loss         the clipped surrogate
@@ -13,7 +12,6 @@ change: what enters it is kept while sampling, and training begins there.
 
 import re
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -59,7 +57,7 @@ def rollout(
     """
     length, context = max(map(len, prompts)) + max_new_tokens, model.config.max_position_embeddings
     if not all(prompts):
-        raise ValueError("a prompt is empty: it needs at least one token")
+        raise ValueError("a prompt is empty")
     if length > context:
         raise ValueError(f"{length} tokens, --max-tokens included, exceed the context of {context}")
     device = model.lm_head.weight.device
@@ -196,25 +194,6 @@ def sample(logits, temperature, uniform):
     token = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None])  # (B, 1)
     token = token.clamp(max=logits.shape[-1] - 1)  # beyond only where logits are not finite
     return token[:, 0], logprobs.gather(1, token)[:, 0]
-
-
-def play(model, tokenizer, episodes, **options):
-    """Play episodes to their end, one turn of all that go on at a time -> a Rollout of all turns.
-
-    Each has `prompt`, `anchor`, `done` and `step(text)` -> reward; a question is one of a single
-    turn. options: those of `rollout`.
-    """
-    batch, going = Rollout(), list(range(len(episodes)))
-    with ThreadPoolExecutor() as pool:  # some rewards are the verdicts of other processes
-        while going:
-            prompts = tokenizer.encode([episodes[i].prompt for i in going])
-            turn = rollout(model, prompts, group_size=1, eos_id=tokenizer.eos_ids, **options)
-            turn.episode, turn.anchor = going, [episodes[i].anchor for i in going]
-            texts = tokenizer.decode(turn.completions)
-            turn.reward = list(pool.map(lambda i, text: episodes[i].step(text), going, texts))
-            batch.append(turn)
-            going = [i for i in going if not episodes[i].done]
-    return batch
 
 
 # ---- Advantages
@@ -374,17 +353,14 @@ def update(
     """
     advantages = torch.as_tensor(advantages, device=model.lm_head.weight.device)
     signal = advantages.nonzero()[:, 0].tolist()
-    figures = dict.fromkeys(("signal", "loss", "grad_norm", "clipped", "kl", "logprob_gap"), 0.0)
-    figures["signal"] = len(signal) / len(advantages)
-    rows = range(len(advantages)) if kl_coef else signal  # others add nothing to the gradient
+    figures = {"signal": len(signal) / len(advantages)}
+    figures |= dict.fromkeys(("loss", "grad_norm", "clipped", "kl", "logprob_gap"), 0.0)
+    rows = range(len(advantages)) if kl_coef else signal  # others have no gradient
     prompt_of = distinct(map(tuple, batch.prompts))[1]
     rows = sorted(rows, key=prompt_of.__getitem__)  # those of one prompt share its pass
-    options = {"aggregate": aggregate, "clip": clip, "max_tokens": max_tokens, "kl_coef": kl_coef}
     tokens = sum(map(len, batch.completions))
-    # Weights in the mean over all B, those without signal too, however the batch is split.
-    counts = [len(c) if aggregate == "token" else 1 for c in batch.completions]
-    whole = sum(counts)
-    if aggregate == "constant" and batch.episode:  # an episode may have several completions
+    whole = len(advantages)  # those without signal count in the mean
+    if aggregate == "constant" and batch.episode:  # it is over episodes, of one turn or more
         whole = len(set(batch.episode))
 
     def gradient(positions):
@@ -397,8 +373,12 @@ def update(
             if kl_coef:
                 with torch.no_grad(), swapped(optimizer.parameters, reference):
                     ref = logprobs_of(model, batch, part, temperature, start)[0]
-            loss = policy_loss(logprobs, old, advantages[part], mask, ref_logprobs=ref, **options)
-            loss = sum(counts[i] for i in part) / whole * loss
+            loss = policy_loss(
+                logprobs, old, advantages[part], mask, aggregate=aggregate, clip=clip,
+                max_tokens=max_tokens, ref_logprobs=ref, kl_coef=kl_coef,
+            )  # fmt: skip
+            share = mask.sum() / tokens if aggregate == "token" else len(part) / whole
+            loss = share * loss
             loss.backward()
             optimizer.collect_gradients()
             gap, kl = (current - old)[mask], kl_estimate(current, ref)[mask]
@@ -480,7 +460,7 @@ class Optimizer:
 
 # ---- Machinery: the lesson ends here. Memory, graphs, padding.
 
-# What exceptions say, Python's and torch's on a CPU or a GPU.
+# What Python's and torch's exceptions say.
 OUT_OF_MEMORY = "MemoryError|(out of|not enough|allocate) memory|ALLOC_FAILED"
 
 
@@ -498,28 +478,23 @@ def within_budget(budget, kind, work):
                 raise
             if budget[kind] <= 1:
                 raise MemoryError(f"{kind}: no memory for one completion at a time") from None
-        budget[kind] //= 2  # not within `except`: there the error keeps what had been computed
+        budget[kind] //= 2  # not in `except`: there the error keeps what was computed
         torch.cuda.empty_cache()
-        less = f"{kind} goes on with {budget[kind]:,} positions at a time"
-        tqdm.write(f"out of memory: {less}", file=sys.stderr)
+        text = f"out of memory: {kind} goes on with {budget[kind]:,} positions at a time"
+        tqdm.write(text, file=sys.stderr)
 
 
-def micro_batches(batch, rows, token_budget):
-    """Split `rows` into lists of at most `token_budget` positions each, or of one row.
+def micro_batches(batch, rows, most):
+    """Halve `rows` until each part has at most `most` positions, or is one row -> the parts.
 
     What counts is the padded completions and, once for each prompt, the padded prompts.
     """
-    part, longest, prompts = [], 0, set()
-    for row in rows:
-        prompt, length = tuple(batch.prompts[row]), len(batch.completions[row])
-        prompts, longest = prompts | {prompt}, max(longest, length)
-        size = (len(part) + 1) * longest + len(prompts) * max(map(len, prompts))
-        if part and size > token_budget:
-            yield part
-            part, longest, prompts = [], length, {prompt}
-        part.append(row)
-    if part:
-        yield part
+    prompts = {tuple(batch.prompts[row]) for row in rows}
+    longest = max(len(batch.completions[row]) for row in rows)
+    if len(rows) == 1 or len(rows) * longest + len(prompts) * max(map(len, prompts)) <= most:
+        return [rows]
+    half = len(rows) // 2
+    return micro_batches(batch, rows[:half], most) + micro_batches(batch, rows[half:], most)
 
 
 # After how many steps we look at what has ended (asking makes a GPU wait), and by how many slots
@@ -528,11 +503,10 @@ STRIDES = {"cpu": (1, 1), "cuda": (16, 256)}
 
 
 def captured(step):
-    """A function that has a GPU do again what `step` does, as one CUDA graph, without Python.
+    """Record what `step` does as a CUDA graph -> a function that has the GPU do it, without Python.
 
-    Recording runs nothing. A replay works on the memory of the recording: `step` may ask for no
-    value, and what the next one needs it writes in place. Once a tensor is replaced, drop the
-    graph before the next is captured. `step` must have run before: it cannot load kernels now.
+    It works on the tensors of the recording: `step` asks for no value and leaves all it makes in
+    place. It must have run before, to load its kernels. One graph goes before the next is captured.
     """
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -27,6 +27,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -169,13 +170,26 @@ class Run:
         return self.log[-1]
 
     def collect(self, task, problems, group_size, temperature, generator, start=0):
-        """`group_size` episodes of each problem, played to their end, and all turns in them."""
+        """Play `group_size` episodes of each problem, one turn of all that go on at a time.
+
+        Returns the episodes, at their end, and a Rollout of all their turns.
+        """
         episodes = [task.begin(problem) for problem in problems for _ in range(group_size)]
-        return episodes, rl.play(
-            self.model, self.tokenizer, episodes, generator=generator,
-            max_new_tokens=self.settings["max_tokens"], temperature=temperature, start=start,
-            budget=self.budget,
-        )  # fmt: skip
+        batch, going = rl.Rollout(), list(range(len(episodes)))
+        with ThreadPoolExecutor() as pool:  # some rewards are the verdicts of other processes
+            while going:
+                prompts = self.tokenizer.encode([episodes[i].prompt for i in going])
+                turn = rl.rollout(
+                    self.model, prompts, group_size=1, max_new_tokens=self.settings["max_tokens"],
+                    temperature=temperature, eos_id=self.tokenizer.eos_ids, generator=generator,
+                    start=start, budget=self.budget,
+                )  # fmt: skip
+                turn.episode, turn.anchor = going, [episodes[i].anchor for i in going]
+                texts = self.tokenizer.decode(turn.completions)
+                turn.reward = list(pool.map(lambda i, text: episodes[i].step(text), going, texts))
+                batch.append(turn)
+                going = [i for i in going if not episodes[i].done]
+        return episodes, batch
 
     def evaluate(self, task):
         """Score the model on a fixed panel, with the same random numbers every time.

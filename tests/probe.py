@@ -84,7 +84,7 @@ def measure(run, batches=BATCHES):
         for group in range(s["prompts"]):
             rows = [row for row, e in enumerate(batch.episode) if e // s["group"] == group]
             signal = [row for row in rows if advantages[row] != 0]
-            for part in rl.micro_batches(batch, signal, run.budget["training"]):
+            for part in rl.micro_batches(batch, signal, run.budget["training"]) if signal else ():
                 logprobs, mask = rl.logprobs_of(model, batch, part, s["temperature"])
                 loss = rl.policy_loss(
                     logprobs, logprobs.detach(), advantages[part], mask, aggregate=aggregate,

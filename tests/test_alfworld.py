@@ -110,7 +110,7 @@ def test_episodes_in_threads_do_not_disturb_each_other(kitchen, large):
     try:
         games = [AlfworldGame(path) for path, _ in jobs]
         rngs, seen = [random.Random(seed) for _, seed in jobs], [[game.prompt] for game in games]
-        with ThreadPoolExecutor(8) as pool:  # as in `rl.play`
+        with ThreadPoolExecutor(8) as pool:  # as in `Run.collect`
             for _ in range(30):
                 list(pool.map(lambda game, rng: game.step(rng.choice(game.admissible)), games, rngs))
                 for game, prompts in zip(games, seen):

@@ -3,6 +3,7 @@
 import math
 import random
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import rl
 import tasks
 from model import causal
 from rl import Optimizer, Rollout, group_advantages, logprobs_of, policy_loss, rollout, update
+from train import Run
 
 PROMPTS = [
     [5, 6, 7, 8],
@@ -280,10 +282,12 @@ class Corridor:
 
 
 def played(model, start=0):
-    episodes = [Corridor(5 + i // 2, length=1 + (i * 7) % 4) for i in range(6)]  # 3 groups of 2
+    """Three groups of two episodes, collected as a run of train.py does."""
+    lengths = iter(1 + (i * 7) % 4 for i in range(6))
+    task = SimpleNamespace(begin=lambda name: Corridor(name, next(lengths)))
+    run = SimpleNamespace(model=model, tokenizer=Numbers(), settings={"max_tokens": 2}, budget=None)
     generator = torch.Generator().manual_seed(0)
-    options = dict(max_new_tokens=2, temperature=1.0, generator=generator, start=start)
-    return episodes, rl.play(model, Numbers(), episodes, **options)
+    return Run.collect(run, task, [5, 6, 7], 2, 1.0, generator, start)
 
 
 @pytest.mark.parametrize("start", [0, 2])

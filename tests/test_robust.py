@@ -308,7 +308,7 @@ ERRORS = {
         FloatingPointError("the gradient's norm is inf"),
         "stopped after 2 of 6 steps: the gradient's norm is inf",
     ),
-    "prompt": ("play", ValueError("a prompt of 600 tokens and 4 new ones exceed"), "of 6 steps: a prompt of 600 tokens and 4 new ones"),
+    "prompt": ("rollout", ValueError("a prompt of 600 tokens and 4 new ones exceed"), "of 6 steps: a prompt of 600 tokens and 4 new ones"),
     "memory": ("update", MemoryError("out of memory with one row at a time"), "stopped after 2 of 6 steps: out of memory"),
 }
 
@@ -317,7 +317,7 @@ ERRORS = {
 def test_a_run_that_cannot_go_on_keeps_its_checkpoint_and_the_sweep_goes_on(runs, command, whole, monkeypatch, case):
     """What comes after it is untouched by it, and the same command finishes it when the cause is gone."""
     function, error, message = ERRORS[case]
-    said = stopped(monkeypatch, command(runs, "--layer", "each"), function, 3 + 2 * (function == "play"), error)
+    said = stopped(monkeypatch, command(runs, "--layer", "each"), function, 3 + 2 * (function == "rollout"), error)
     assert said.startswith(f"{runs}/full-seed-0: ") and message in said and "\n" not in said
     (kept,) = {path.parent.name for path in runs.glob("*/checkpoint.safetensors")}
     assert kept == "full-seed-0"

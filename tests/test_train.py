@@ -215,7 +215,7 @@ def noting(tmp_path):
             with open({str(log)!r}, "a") as file:
                 file.write(f"{{os.getpid()}} {{self.folder.name}}\\n")
             if "HANG" in os.environ:
-                train.rl.play = lambda *args, **options: time.sleep(1000)
+                train.rl.rollout = lambda *args, **options: time.sleep(1000)
             if os.environ.get("FAIL") == self.folder.name:
                 raise FloatingPointError("as asked")
             run(self)
@@ -394,12 +394,11 @@ def test_the_probe_sees_the_gradient_of_a_training_step(command, runs, monkeypat
 
 def test_signal_to_noise_is_that_between_prompts(command, runs, monkeypatch):
     """Four prompts, the gradients of their groups one by one: the squared mean over its variance."""
-    run, batches, play = probe.open_run(command(runs, "--group", "16")), [], rl.play
-    monkeypatch.setattr(
-        rl, "play", lambda *args, **options: batches.append(play(*args, **options)) or batches[-1]
-    )
+    run, batches = probe.open_run(command(runs, "--group", "16")), []
+    collect = run.collect
+    monkeypatch.setattr(run, "collect", lambda *args: batches.append(collect(*args)) or batches[-1])
     found = probe.measure(run, batches=1)["signal_to_noise"]
-    (batch,) = batches
+    ((_, batch),) = batches
     advantages = rl.compute_advantages(batch, 16, normalize="std", step_weight=0.0)
     assert len({row // 16 for row in range(64) if advantages[row] != 0}) > 1
     gradients = []
