@@ -459,13 +459,15 @@ class Tokenizer:
         return "", "Question: {}\nAnswer:", False
 
     def encode(self, texts):
-        """What is put to the model, as texts -> prompts as token lists."""
-        prompts = [self.before + self.user.format(text) for text in texts]
+        """What is put to the model, as texts -> prompts as token lists. Equal ones are read once."""
+        once = list(dict.fromkeys(texts))
+        prompts = [self.before + self.user.format(text) for text in once]
         try:  # a chat format has its own first token, which must not come twice
             encodings = self.tokens.encode_batch(prompts, add_special_tokens=not self.chat)
         except Exception as error:
             raise ValueError(f"the tokenizer cannot read a prompt of this task ({error})") from None
-        return [encoding.ids for encoding in encodings]
+        ids = {text: encoding.ids for text, encoding in zip(once, encodings)}
+        return [ids[text] for text in texts]
 
     def decode(self, completions):
         """Completions as token lists -> texts, without special tokens."""
