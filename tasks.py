@@ -459,7 +459,7 @@ class Tokenizer:
         return "", "Question: {}\nAnswer:", False
 
     def encode(self, texts):
-        """What is put to the model, as texts -> prompts as token lists. Equal ones are read once."""
+        """Texts, as put to the model -> prompts as token lists. Equal ones are read once."""
         once = list(dict.fromkeys(texts))
         prompts = [self.before + self.user.format(text) for text in once]
         try:  # a chat format has its own first token, which must not come twice
