@@ -111,8 +111,8 @@ class Decoding:
 
     def choose(self, x):
         """x (rows, D), what left the last layer at the newest tokens -> the next tokens."""
-        logits, now = self.model.logits(x)[self.row], (self.alive, self.now)
-        self.tokens[now], self.logprobs[now] = sample(logits, self.temperature, self.uniform[now])
+        logits, at = self.model.logits(x)[self.row], (self.alive, self.now)
+        self.tokens[at], self.logprobs[at] = sample(logits, self.temperature, self.uniform[at])
 
     def step(self):
         """Run the newest tokens and choose the next: all that changes is written in place."""
@@ -144,7 +144,7 @@ class Decoding:
                 changed |= self.regroup((~ended).nonzero()[:, 0], share=stride == 1)
             if changed:
                 self.cache.span, step = span, self.step
-            elif step == self.step and N - t > stride:  # for fewer it would not pay
+            elif step == self.step and N - t > stride:  # run once; fewer would not pay
                 step = captured(self.step)
             step()
         return self.result()
@@ -152,7 +152,7 @@ class Decoding:
     def regroup(self, going, share):
         """Part rows whose newest tokens differ, or all if not `share`; drop what is not `going`.
 
-        Returns whether rows were moved. That costs about a step: so only where some part, or a
+        Returns whether rows were moved. That costs about a step: only where rows must part or a
         quarter can go.
         """
         alive, row = self.alive[going], self.row[going]
@@ -288,8 +288,8 @@ def logprobs_of(model, batch, rows, temperature, start=0):
         start, embed = 0, model.model.embed_tokens
         prompt_x, x = embed(prompts), embed(tokens[:, :-1])
 
-    T, layers, (positions, seen) = tokens.shape[1], {}, causal(prompts.shape[1], device)
-    prompt_x = model.run_layers(prompt_x, positions, seen, SharedPrefix(layers), start=start)
+    T, kv, (positions, seen) = tokens.shape[1], {}, causal(prompts.shape[1], device)
+    prompt_x = model.run_layers(prompt_x, positions, seen, SharedPrefix(kv), start=start)
     lengths, prompt_of = real.sum(1, keepdim=True), torch.tensor(prompt_of, device=device)
     last = prompt_x[positions == lengths - 1]  # (P, D): what predicts the first tokens
     if T > 1:
@@ -297,7 +297,7 @@ def logprobs_of(model, batch, rows, temperature, start=0):
         seen = real[prompt_of][:, None, None].expand(-1, 1, T - 1, -1)  # the prompt, and `own`:
         seen = torch.cat([seen, own.expand(len(tokens), 1, -1, -1)], dim=3)  # (N, 1, T - 1, ...)
         positions = positions + lengths[prompt_of]  # (N, T - 1)
-        x = model.run_layers(x, positions, seen, SharedPrefix(layers, prompt_of), start=start)
+        x = model.run_layers(x, positions, seen, SharedPrefix(kv, prompt_of), start=start)
     x = model.model.norm(torch.cat([last[prompt_of][:, None], x], dim=1)[mask])
     logprobs = token_logprobs(x, model.lm_head.weight, tokens[mask], temperature)
     logprobs = torch.zeros(mask.shape, device=device).masked_scatter(mask, logprobs)  # (N, T)
@@ -347,9 +347,9 @@ def update(
     """Train on a Rollout whose completions earned `advantages` (B,) -> figures.
 
     max_tokens: the most that an episode can have; reference: name -> what trains, as it was before
-    training; budget: see `within_budget`. A batch without signal or KL term changes nothing, not
-    even Adam's state. FloatingPointError: a step is not finite; it is not taken, and those of
-    earlier epochs stay.
+    training; budget: see `within_budget`. Without signal and KL term nothing changes, not even
+    Adam's state. FloatingPointError: a step is not finite; it is not taken, and those of earlier
+    epochs stay.
     """
     advantages = torch.as_tensor(advantages, device=model.lm_head.weight.device)
     signal = advantages.nonzero()[:, 0].tolist()
@@ -359,8 +359,8 @@ def update(
     prompt_of = distinct(map(tuple, batch.prompts))[1]
     rows = sorted(rows, key=prompt_of.__getitem__)  # those of one prompt share its pass
     tokens = sum(map(len, batch.completions))
-    whole = len(advantages)  # those without signal count in the mean
-    if aggregate == "constant" and batch.episode:  # it is over episodes, of one turn or more
+    whole = len(advantages)  # the mean is over all completions, or
+    if aggregate == "constant" and batch.episode:  # over episodes, of one turn or more
         whole = len(set(batch.episode))
 
     def gradient(positions):
@@ -484,17 +484,18 @@ def within_budget(budget, kind, work):
         tqdm.write(text, file=sys.stderr)
 
 
-def micro_batches(batch, rows, most):
-    """Halve `rows` until each part has at most `most` positions, or is one row -> the parts.
+def micro_batches(batch, rows, positions):
+    """Halve `rows` until each part has at most `positions`, or is one row -> the parts.
 
-    What counts is the padded completions and, once for each prompt, the padded prompts.
+    Counted are the padded completions and, once for each prompt, the padded prompts.
     """
     prompts = {tuple(batch.prompts[row]) for row in rows}
     longest = max(len(batch.completions[row]) for row in rows)
-    if len(rows) == 1 or len(rows) * longest + len(prompts) * max(map(len, prompts)) <= most:
+    if len(rows) == 1 or len(rows) * longest + len(prompts) * max(map(len, prompts)) <= positions:
         return [rows]
-    half = len(rows) // 2
-    return micro_batches(batch, rows[:half], most) + micro_batches(batch, rows[half:], most)
+    middle = len(rows) // 2
+    halves = rows[:middle], rows[middle:]
+    return [part for half in halves for part in micro_batches(batch, half, positions)]
 
 
 # After how many steps we look at what has ended (asking makes a GPU wait), and by how many slots
@@ -505,8 +506,8 @@ STRIDES = {"cpu": (1, 1), "cuda": (16, 256)}
 def captured(step):
     """Record what `step` does as a CUDA graph -> a function that has the GPU do it, without Python.
 
-    It works on the tensors of the recording: `step` asks for no value and leaves all it makes in
-    place. It must have run before, to load its kernels. One graph goes before the next is captured.
+    A replay uses the recording's tensors: `step` reads no value and writes in place. It must have
+    run before, to load its kernels. Drop the graph once a tensor is replaced.
     """
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

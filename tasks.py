@@ -51,7 +51,7 @@ class Task:
 
 
 class Question:
-    """A problem as an episode of one turn. Worlds have the same attributes: one loop plays both.
+    """A problem as an episode of one turn. Worlds share what is used of it: one loop plays both.
 
     grade: (problem, text) -> (reward 0.0 or 1.0, the answer given or None). Answers of equal value
     are equal text, so that votes can be counted.

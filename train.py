@@ -170,7 +170,7 @@ class Run:
         return self.log[-1]
 
     def collect(self, task, problems, group_size, temperature, generator, start=0):
-        """Play `group_size` episodes of each problem, one turn of all that go on at a time.
+        """Play `group_size` episodes of each problem, a turn of each unfinished one at a time.
 
         Returns the episodes, at their end, and a Rollout of all their turns.
         """
