@@ -406,6 +406,8 @@ def test_embedded_tokenizer_reads_back_what_it_wrote(tmp_path):
     tokenizer = tasks.Tokenizer(tmp_path)
     assert tokenizer.eos_ids == [0]
     assert [len(ids) for ids in tokenizer.encode([p.prompt for p in task.test])] == [10] * 1000
+    texts = ["add 1 2 =", "max 3 4 =", "add 1 2 ="]  # equal ones are read once
+    assert tokenizer.encode(texts) == [tokenizer.tokens.encode(text).ids for text in texts]
     answer = tokenizer.tokens.encode("01234").ids
     assert tokenizer.decode([answer + [0]]) == ["0 1 2 3 4"]
 
