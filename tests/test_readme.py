@@ -324,7 +324,9 @@ def test_the_runs_of_100_steps():
     assert "({} and {} right)".format(*greedy) in RESULTS
     assert f"greedily {short(rows['random-4']['greedy'], 3)}" in RESULTS
     assert train.layers_of("random-4", 24) == [2, 6, 15, 17] and "2, 6, 15 and 17" in RESULTS
-    assert found["findings"]["below_peak"] == [0, 1, 2, 3, 17, 18, 20, 21, 23]
+    assert found["findings"]["below_peak"] == [0, 1, 2, 3, 4, 17, 18, 20, 21, 23]
+    late = [short(rows[layer]["contribution"]) for layer in ("15", "16", "17")]
+    assert "{}, {}, {} in layers 15, 16 and 17".format(*late) in RESULTS
     assert not found["findings"]["above_full"]
     assert f"from {short(before['full']['score'], 3)} to {short(rows['full']['score'], 3)}" in RESULTS
     for layer in ("11", "full"):  # the means of two seeds
