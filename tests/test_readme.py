@@ -353,13 +353,15 @@ def test_the_runs_of_100_steps():
 def test_the_runs_on_code():
     found, rows, _, _ = record("real/program")
     layers, before = [layer for layer in rows if layer.isdecimal()], record(REAL)[1]
-    assert found["findings"]["peak"] == 12 and found["findings"]["below_peak"] == [0, 4, 16, 20]
-    assert ", ".join(layers) == "0, 4, 12, 16, 20" and " ".join(layers) in RESULTS
-    curves = [[each[layer]["contribution"] for layer in layers] for each in (rows, before)]
-    rho, p = analyze.correlate(*curves, analyze.ranks)
-    for page in (README, RESULTS):
-        assert f"{short(rho)}, p = {short(p)}" in page
-    *some, last = map(short, curves[1])
+    assert found["findings"]["peak"] == 12 and found["findings"]["below_peak"] == [20, 22]
+    assert f"for s in base full {' '.join(layers)}; do program" in RESULTS and len(layers) == 8
+    later = record("real/sum-4-100-steps")[1]
+    for other, pages in ((before, (README, RESULTS)), (later, (RESULTS,))):
+        both = [layer for layer in layers if layer in other]
+        curves = ([each[layer]["contribution"] for layer in both] for each in (rows, other))
+        rho, p = analyze.correlate(*curves, analyze.ranks)
+        assert all(f"{short(rho)}, p = {short(p)}" in page for page in pages)
+    *some, last = (short(before[layer]["contribution"]) for layer in layers)
     assert f"{', '.join(some)} and {last}" in RESULTS
     base = rows["base"]
     told = f"right in {short(base['score'])} of its samples, greedily in {short(base['greedy'])}"
