@@ -57,7 +57,7 @@ def rollout(
     """
     length, context = max(map(len, prompts)) + max_new_tokens, model.config.max_position_embeddings
     if not all(prompts):
-        raise ValueError("a prompt is empty")
+        raise ValueError("a prompt needs at least one token")
     if length > context:
         raise ValueError(f"{length} tokens, --max-tokens included, exceed the context of {context}")
     device = model.lm_head.weight.device
@@ -144,7 +144,7 @@ class Decoding:
                 changed |= self.regroup((~ended).nonzero()[:, 0], share=stride == 1)
             if changed:
                 self.cache.span, step = span, self.step
-            elif step == self.step and N - t > stride:  # run once; fewer would not pay
+            elif step == self.step and N - t > stride:  # after one plain step, if it pays
                 step = captured(self.step)
             step()
         return self.result()
@@ -480,8 +480,8 @@ def within_budget(budget, kind, work):
                 raise MemoryError(f"{kind}: no memory for one completion at a time") from None
         budget[kind] //= 2  # not in `except`: there the error keeps what was computed
         torch.cuda.empty_cache()
-        text = f"out of memory: {kind} goes on with {budget[kind]:,} positions at a time"
-        tqdm.write(text, file=sys.stderr)
+        line = f"out of memory: {kind} goes on with {budget[kind]:,} positions at a time"
+        tqdm.write(line, file=sys.stderr)
 
 
 def micro_batches(batch, rows, positions):
@@ -506,8 +506,8 @@ STRIDES = {"cpu": (1, 1), "cuda": (16, 256)}
 def captured(step):
     """Record what `step` does as a CUDA graph -> a function that has the GPU do it, without Python.
 
-    A replay uses the recording's tensors: `step` reads no value and writes in place. It must have
-    run before, to load its kernels. Drop the graph once a tensor is replaced.
+    A replay uses the recording's tensors: `step` asks for no value and writes in place. It must
+    have run before, to load kernels. Drop the graph once a tensor is replaced.
     """
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

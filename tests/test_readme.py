@@ -356,7 +356,8 @@ def test_the_runs_on_code():
     assert found["findings"]["peak"] == 12 and found["findings"]["below_peak"] == [20, 22]
     assert f"for s in base full {' '.join(layers)}; do program" in RESULTS and len(layers) == 8
     later = record("real/sum-4-100-steps")[1]
-    for other, pages in ((before, (README, RESULTS)), (later, (RESULTS,))):
+    first = {layer: before[layer] for layer in ("0", "4", "12", "16", "20")}
+    for other, pages in ((before, (README, RESULTS)), (later, (RESULTS,)), (first, (RESULTS,))):
         both = [layer for layer in layers if layer in other]
         curves = ([each[layer]["contribution"] for layer in both] for each in (rows, other))
         rho, p = analyze.correlate(*curves, analyze.ranks)
