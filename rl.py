@@ -57,7 +57,7 @@ def rollout(
     """
     length, context = max(map(len, prompts)) + max_new_tokens, model.config.max_position_embeddings
     if not all(prompts):
-        raise ValueError("a prompt needs at least one token")
+        raise ValueError("an empty prompt: it needs a token")
     if length > context:
         raise ValueError(f"{length} tokens, --max-tokens included, exceed the context of {context}")
     device = model.lm_head.weight.device
